@@ -1,0 +1,173 @@
+//! Agreement versions, as their parties signed them.
+
+use super::kernel::{encode_id, encode_time};
+use super::patrol::CATEGORY_BYTES_MAX;
+use super::{Door, Path, Rules, Violations};
+use crate::agreement::v1 as pb;
+use bytes::Bytes;
+use domain::agreement::{Agreement, Clause, Party};
+use domain::kernel::AgreementId;
+use prost::Message;
+
+/// Bytes of the title.
+pub const TITLE_BYTES_MAX: usize = 128;
+/// Fewest parties.
+pub const PARTIES_MIN: usize = 2;
+/// Most parties.
+pub const PARTIES_MAX: usize = 64;
+/// Clauses of the view rule.
+pub const CLAUSES_MAX: usize = 64;
+/// Categories of one clause.
+pub const CATEGORIES_MAX: usize = 64;
+/// Fields of one clause.
+pub const FIELDS_MAX: usize = 64;
+/// Bytes of the name of a field.
+pub const FIELD_BYTES_MAX: usize = 64;
+/// Purposes.
+pub const PURPOSES_MAX: usize = 8;
+
+/// The body that the parties sign.
+pub fn encode(agreement: &Agreement) -> Bytes {
+    pb::Agreement::from(agreement).encode_to_vec().into()
+}
+
+/// Reads the signed body; `sha256` is the hash of exactly these bytes.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn decode(body: &[u8], sha256: [u8; 32]) -> Result<Agreement, Violations> {
+    let mut door = Door::new(Rules::Caller);
+    let value = door
+        .message("body".into(), body)
+        .and_then(|agreement| self::agreement(&mut door, Path::ROOT, agreement, sha256));
+    door.finish(value)
+}
+
+fn agreement(
+    door: &mut Door,
+    at: Path<'_>,
+    agreement: pb::Agreement,
+    sha256: [u8; 32],
+) -> Option<Agreement> {
+    let pb::Agreement {
+        agreement_id,
+        version,
+        form,
+        title,
+        parties,
+        clauses,
+        purposes,
+        start_time,
+        end_time,
+    } = agreement;
+    let agreement_id = door.id(at.field("agreement_id"), &agreement_id, AgreementId::from_slice);
+    let version = door.number(at.field("version"), version, 1..=u32::MAX);
+    let form = door.code(at.field("form"), form);
+    let title = door.text(at.field("title"), title, 1..=TITLE_BYTES_MAX);
+    let parties = door.list(at.field("parties"), parties, PARTIES_MIN..=PARTIES_MAX, party);
+    if let Some(parties) = &parties
+        && !parties.is_sorted_by(|left, right| left.region < right.region)
+    {
+        door.refuse::<()>(at.field("parties"), "must stand in the order of their ids, each once");
+    }
+    let clauses = door.list(at.field("clauses"), clauses, 1..=CLAUSES_MAX, clause);
+    let purposes = door.list(at.field("purposes"), purposes, 1..=PURPOSES_MAX, Door::code);
+    let started_at = door.time(at.field("start_time"), start_time);
+    let ended_at = door.time(at.field("end_time"), end_time);
+    if let (Some(start), Some(end)) = (started_at, ended_at)
+        && end <= start
+    {
+        door.refuse::<()>(at.field("end_time"), "must be after start_time");
+    }
+    Some(Agreement {
+        agreement_id: agreement_id?,
+        version: version?,
+        form: form?,
+        title: title?,
+        parties: parties?,
+        clauses: clauses?,
+        purposes: purposes?,
+        started_at: started_at?,
+        ended_at: ended_at?,
+        sha256,
+    })
+}
+
+fn party(door: &mut Door, at: Path<'_>, party: pb::Party) -> Option<Party> {
+    let pb::Party { region_id, signing_key_sha256 } = party;
+    let region = door.slug(at.field("region_id"), &region_id);
+    let key = door.array(at.field("signing_key_sha256"), &signing_key_sha256);
+    Some(Party { region: region?, signing_key_sha256: key? })
+}
+
+fn clause(door: &mut Door, at: Path<'_>, clause: pb::Clause) -> Option<Clause> {
+    let pb::Clause { grant, categories, min_level, release, fields } = clause;
+    let grant = door.code(at.field("grant"), grant);
+    let categories =
+        door.list(at.field("categories"), categories, 0..=CATEGORIES_MAX, |door, at, category| {
+            door.text(at, category, 1..=CATEGORY_BYTES_MAX)
+        });
+    let min_level = door.optional_code(at.field("min_level"), min_level);
+    let release = door.code(at.field("release"), release);
+    let fields = door.list(at.field("fields"), fields, 0..=FIELDS_MAX, |door, at, field| {
+        door.text(at, field, 1..=FIELD_BYTES_MAX)
+    });
+    Some(Clause {
+        grant: grant?,
+        categories: categories?,
+        min_level: min_level?,
+        release: release?,
+        fields: fields?,
+    })
+}
+
+impl From<&Agreement> for pb::Agreement {
+    fn from(agreement: &Agreement) -> Self {
+        let Agreement {
+            agreement_id,
+            version,
+            form,
+            title,
+            parties,
+            clauses,
+            purposes,
+            started_at,
+            ended_at,
+            sha256: _,
+        } = agreement;
+        Self {
+            agreement_id: encode_id(agreement_id.as_bytes()),
+            version: *version,
+            form: form.code(),
+            title: title.clone(),
+            parties: parties.iter().map(Into::into).collect(),
+            clauses: clauses.iter().map(Into::into).collect(),
+            purposes: purposes.iter().map(|purpose| purpose.code()).collect(),
+            start_time: Some(encode_time(*started_at)),
+            end_time: Some(encode_time(*ended_at)),
+        }
+    }
+}
+
+impl From<&Party> for pb::Party {
+    fn from(party: &Party) -> Self {
+        let Party { region, signing_key_sha256 } = party;
+        Self {
+            region_id: region.as_str().to_owned(),
+            signing_key_sha256: Bytes::copy_from_slice(signing_key_sha256),
+        }
+    }
+}
+
+impl From<&Clause> for pb::Clause {
+    fn from(clause: &Clause) -> Self {
+        let Clause { grant, categories, min_level, release, fields } = clause;
+        Self {
+            grant: grant.code(),
+            categories: categories.clone(),
+            min_level: min_level.map_or(0, |level| level.code()),
+            release: release.code(),
+            fields: fields.clone(),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The linkage, as its authority signed it.
+
+use super::kernel::encode_time;
+use super::{Door, Path, Rules, Violations};
+use crate::directory::v1 as pb;
+use bytes::Bytes;
+use domain::directory::{Directory, DivisionCode, Gateway, Region};
+use prost::Message;
+use std::collections::BTreeMap;
+
+/// Regions of one linkage.
+pub const REGIONS_MAX: usize = 50_000;
+/// Gateways of one linkage.
+pub const GATEWAYS_MAX: usize = 256;
+/// Division codes of one region.
+pub const CODES_MAX: usize = 8;
+/// Digits of the shortest division code.
+pub const CODE_DIGITS_MIN: usize = 6;
+/// Digits of the longest division code.
+pub const CODE_DIGITS_MAX: usize = 12;
+/// Bytes of the shortest edition of a list.
+pub const EDITION_BYTES_MIN: usize = 4;
+/// Bytes of the longest edition of a list.
+pub const EDITION_BYTES_MAX: usize = 10;
+/// Bytes of the name of a region.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Bytes of a certificate in DER.
+pub const CERTIFICATE_BYTES_MAX: usize = 4_096;
+/// Bytes of host:port: a host name of 253, a colon, a port of 5.
+pub const ENDPOINT_BYTES_MAX: usize = 259;
+
+/// The body that the authority signs.
+pub fn encode(directory: &Directory) -> Bytes {
+    pb::Directory::from(directory).encode_to_vec().into()
+}
+
+/// Reads the signed body.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn decode(body: &[u8]) -> Result<Directory, Violations> {
+    let mut door = Door::new(Rules::Caller);
+    let value = door
+        .message("body".into(), body)
+        .and_then(|directory| self::directory(&mut door, Path::ROOT, directory));
+    door.finish(value)
+}
+
+fn directory(door: &mut Door, at: Path<'_>, directory: pb::Directory) -> Option<Directory> {
+    let pb::Directory { linkage_id, version, create_time, regions, gateways } = directory;
+    let linkage_id = door.slug(at.field("linkage_id"), &linkage_id);
+    let version = door.number(at.field("version"), version, 1..=u64::MAX);
+    let created_at = door.time(at.field("create_time"), create_time);
+    let regions = door
+        .list(at.field("regions"), regions, 0..=REGIONS_MAX, region)
+        .and_then(|regions| by_id(door, at.field("regions"), regions, |r| r.region_id.clone()));
+    let gateways = door
+        .list(at.field("gateways"), gateways, 0..=GATEWAYS_MAX, gateway)
+        .and_then(|gateways| by_id(door, at.field("gateways"), gateways, |g| g.gateway_id.clone()));
+    Some(Directory {
+        linkage_id: linkage_id?,
+        version: version?,
+        created_at: created_at?,
+        regions: regions?,
+        gateways: gateways?,
+    })
+}
+
+/// Two entries of one id would leave it to chance whose key counts.
+fn by_id<K: Ord, V>(
+    door: &mut Door,
+    at: Path<'_>,
+    items: Vec<V>,
+    id: impl Fn(&V) -> K,
+) -> Option<BTreeMap<K, V>> {
+    let whole = items.len();
+    let map: BTreeMap<K, V> = items.into_iter().map(|item| (id(&item), item)).collect();
+    if map.len() == whole { Some(map) } else { door.refuse(at, "must hold each id once") }
+}
+
+fn region(door: &mut Door, at: Path<'_>, region: pb::Region) -> Option<Region> {
+    let pb::Region {
+        region_id,
+        level,
+        codes,
+        name_zh,
+        name_en,
+        superior_region,
+        signing_key,
+        sealing_key,
+        authority_certificate,
+        endpoint,
+    } = region;
+    let region_id = door.slug(at.field("region_id"), &region_id);
+    let level = door.code(at.field("level"), level);
+    let codes = door.list(at.field("codes"), codes, 0..=CODES_MAX, division_code);
+    let name_zh = door.text(at.field("name_zh"), name_zh, 1..=NAME_BYTES_MAX);
+    let name_en = door.text(at.field("name_en"), name_en, 1..=NAME_BYTES_MAX);
+    let superior = (!superior_region.is_empty()).then_some(superior_region);
+    let superior = door.optional(at.field("superior_region"), superior, |door, at, superior| {
+        door.slug(at, &superior)
+    });
+    let signing_key = door.array(at.field("signing_key"), &signing_key);
+    let sealing_key = door.array(at.field("sealing_key"), &sealing_key);
+    let certificate = certificate(door, at.field("authority_certificate"), authority_certificate);
+    let endpoint = self::endpoint(door, at.field("endpoint"), endpoint, 0);
+    Some(Region {
+        region_id: region_id?,
+        level: level?,
+        codes: codes?,
+        name_zh: name_zh?,
+        name_en: name_en?,
+        superior: superior?,
+        signing_key: signing_key?,
+        sealing_key: sealing_key?,
+        authority_certificate: certificate?,
+        endpoint: endpoint?,
+    })
+}
+
+fn division_code(door: &mut Door, at: Path<'_>, code: pb::DivisionCode) -> Option<DivisionCode> {
+    let pb::DivisionCode { scheme, code, edition } = code;
+    let scheme = door.code(at.field("scheme"), scheme);
+    let digits = code.bytes().all(|byte| byte.is_ascii_digit());
+    let code = if digits {
+        door.text(at.field("code"), code, CODE_DIGITS_MIN..=CODE_DIGITS_MAX)
+    } else {
+        door.refuse(at.field("code"), "must be digits only")
+    };
+    let edition = door.text(at.field("edition"), edition, EDITION_BYTES_MIN..=EDITION_BYTES_MAX);
+    Some(DivisionCode { scheme: scheme?, code: code?, edition: edition? })
+}
+
+fn gateway(door: &mut Door, at: Path<'_>, gateway: pb::Gateway) -> Option<Gateway> {
+    let pb::Gateway { gateway_id, authority_certificate, endpoint } = gateway;
+    let gateway_id = door.slug(at.field("gateway_id"), &gateway_id);
+    let certificate = certificate(door, at.field("authority_certificate"), authority_certificate);
+    let endpoint = self::endpoint(door, at.field("endpoint"), endpoint, 1);
+    Some(Gateway {
+        gateway_id: gateway_id?,
+        authority_certificate: certificate?,
+        endpoint: endpoint?,
+    })
+}
+
+fn certificate(door: &mut Door, at: Path<'_>, der: Bytes) -> Option<Vec<u8>> {
+    door.blob(at, der, 1..=CERTIFICATE_BYTES_MAX).map(Into::into)
+}
+
+/// Checks an address of at least so many bytes: 0 where a region may only dial out.
+fn endpoint(door: &mut Door, at: Path<'_>, text: String, bytes_min: usize) -> Option<String> {
+    let text = door.text(at, text, bytes_min..=ENDPOINT_BYTES_MAX)?;
+    let fits = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0)
+    });
+    if fits || text.is_empty() { Some(text) } else { door.refuse(at, "must be host:port") }
+}
+
+impl From<&Directory> for pb::Directory {
+    fn from(directory: &Directory) -> Self {
+        let Directory { linkage_id, version, created_at, regions, gateways } = directory;
+        Self {
+            linkage_id: linkage_id.as_str().to_owned(),
+            version: *version,
+            create_time: Some(encode_time(*created_at)),
+            regions: regions.values().map(Into::into).collect(),
+            gateways: gateways.values().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&Region> for pb::Region {
+    fn from(region: &Region) -> Self {
+        let Region {
+            region_id,
+            level,
+            codes,
+            name_zh,
+            name_en,
+            superior,
+            signing_key,
+            sealing_key,
+            authority_certificate,
+            endpoint,
+        } = region;
+        Self {
+            region_id: region_id.as_str().to_owned(),
+            level: level.code(),
+            codes: codes.iter().map(Into::into).collect(),
+            name_zh: name_zh.clone(),
+            name_en: name_en.clone(),
+            superior_region: superior.as_ref().map(ToString::to_string).unwrap_or_default(),
+            signing_key: Bytes::copy_from_slice(signing_key),
+            sealing_key: Bytes::copy_from_slice(sealing_key),
+            authority_certificate: Bytes::copy_from_slice(authority_certificate),
+            endpoint: endpoint.clone(),
+        }
+    }
+}
+
+impl From<&DivisionCode> for pb::DivisionCode {
+    fn from(code: &DivisionCode) -> Self {
+        let DivisionCode { scheme, code, edition } = code;
+        Self { scheme: scheme.code(), code: code.clone(), edition: edition.clone() }
+    }
+}
+
+impl From<&Gateway> for pb::Gateway {
+    fn from(gateway: &Gateway) -> Self {
+        let Gateway { gateway_id, authority_certificate, endpoint } = gateway;
+        Self {
+            gateway_id: gateway_id.as_str().to_owned(),
+            authority_certificate: Bytes::copy_from_slice(authority_certificate),
+            endpoint: endpoint.clone(),
+        }
+    }
+}

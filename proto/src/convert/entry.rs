@@ -1,0 +1,119 @@
+//! What is numbered in a stream.
+
+use super::kernel::{encode_id, revision};
+use super::view::{ViewHead, check};
+use super::{Door, Path, Rules};
+use crate::exchange::v1::{self as pb, entry::Entry as Wire};
+use crate::kernel::v1 as kernel_pb;
+use bytes::Bytes;
+use domain::kernel::{Kind, Reason, RecordId, RegionId, Revision};
+use domain::record::RecordMeta;
+use domain::sharing::{Leave, LeaveReason};
+use prost::Message;
+
+/// Bytes of an encoded entry.
+pub const ENTRY_BYTES_MAX: usize = 131_072;
+
+/// An entry that a recipient can use.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every entry is a view")]
+pub enum Entry {
+    /// Opens a stream.
+    Start {
+        /// SHA-256 of the body of the signed agreement version.
+        agreement_sha256: [u8; 32],
+    },
+    /// A view, and what is needed to file it.
+    View(kernel_pb::View, ViewHead),
+    /// A record is no longer shown.
+    Leave {
+        /// The record.
+        record_id: RecordId,
+        /// Its kind.
+        kind: Kind,
+        /// Where it was born.
+        birth_region: RegionId,
+        /// Revision that leaves.
+        revision: Revision,
+        /// Counts what the origin has shown of this record under this agreement.
+        share_n: u64,
+        /// Why.
+        reason: LeaveReason,
+    },
+}
+
+/// The bytes of a view's entry.
+pub fn encode_view(view: kernel_pb::View) -> Bytes {
+    encode(Wire::View(view))
+}
+
+/// The bytes of the first entry of a stream.
+pub fn encode_start(agreement_sha256: &[u8; 32]) -> Bytes {
+    encode(Wire::Start(pb::Start { agreement_sha256: Bytes::copy_from_slice(agreement_sha256) }))
+}
+
+/// The bytes of a withdrawal.
+pub fn encode_leave(meta: &RecordMeta, leave: &Leave) -> Bytes {
+    let Leave { share_n, lane: _, reason } = leave;
+    encode(Wire::Leave(pb::Leave {
+        record_id: encode_id(meta.record_id.as_bytes()),
+        kind: meta.kind.code(),
+        birth_region: meta.birth_region.as_str().to_owned(),
+        revision: Some((&meta.revision).into()),
+        share_n: *share_n,
+        reason: reason.code(),
+    }))
+}
+
+fn encode(entry: Wire) -> Bytes {
+    pb::Entry { entry: Some(entry) }.encode_to_vec().into()
+}
+
+/// Reads an entry.
+///
+/// # Errors
+/// The reason under which the entry is parked.
+pub fn decode(entry: &[u8]) -> Result<Entry, Reason> {
+    if entry.len() > ENTRY_BYTES_MAX {
+        return Err(Reason::LimitExceeded);
+    }
+    let pb::Entry { entry } = pb::Entry::decode(entry).map_err(|_| Reason::EntryUnreadable)?;
+    // A newer origin's control entry is a field this release does not know, so none is set.
+    match entry.ok_or(Reason::KindUnknown)? {
+        Wire::View(view) => {
+            let head = check(&view).map_err(|refusal| refusal.reason)?;
+            Ok(Entry::View(view, head))
+        }
+        Wire::Start(pb::Start { agreement_sha256 }) => {
+            let agreement_sha256 =
+                agreement_sha256[..].try_into().map_err(|_| Reason::FieldInvalid)?;
+            Ok(Entry::Start { agreement_sha256 })
+        }
+        Wire::Leave(leave) => self::leave(leave),
+    }
+}
+
+fn leave(leave: pb::Leave) -> Result<Entry, Reason> {
+    let pb::Leave { record_id, kind, birth_region, revision, share_n, reason } = leave;
+    let kind = Kind::try_from(kind).map_err(|_| Reason::KindUnknown)?;
+    let mut door = Door::new(Rules::Store);
+    let at = Path::from("leave");
+    let record_id = door.id(at.field("record_id"), &record_id, RecordId::from_slice);
+    let birth_region = door.slug(at.field("birth_region"), &birth_region);
+    let revision = door
+        .required(at.field("revision"), revision)
+        .and_then(|revision| self::revision(&mut door, at.field("revision"), revision));
+    let share_n = door.number(at.field("share_n"), share_n, 1..=u64::MAX);
+    let reason = door.code(at.field("reason"), reason);
+    let value = (|| {
+        Some(Entry::Leave {
+            record_id: record_id?,
+            kind,
+            birth_region: birth_region?,
+            revision: revision?,
+            share_n: share_n?,
+            reason: reason?,
+        })
+    })();
+    door.finish(value).map_err(|_| Reason::FieldInvalid)
+}

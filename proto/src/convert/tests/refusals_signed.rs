@@ -1,0 +1,163 @@
+use super::{NOW_S, by, check, nil, sample, samples, time};
+use crate::convert::{Rules, agreement, directory, stream};
+use crate::exchange::v1 as exchange_pb;
+use crate::{agreement::v1 as agreement_pb, directory::v1 as directory_pb};
+use bytes::Bytes;
+use prost::Message;
+
+#[test]
+fn each_field_of_a_streams_names_is_refused() {
+    let id = exchange_pb::StreamId::from(&sample(samples::stream_id()));
+    check(
+        "wuling.exchange.v1.StreamId",
+        &id,
+        by(Rules::Caller, stream::stream_id),
+        &[],
+        &[
+            ("origin", |s| s.origin = "A".into()),
+            ("epoch", |s| s.epoch = nil()),
+            ("agreement_id", |s| s.agreement_id = nil()),
+            ("agreement_version", |s| s.agreement_version = 0),
+            ("lane", |s| s.lane = 4),
+        ],
+    );
+    let key = agreement_pb::StreamKey::from(&sample(samples::stream_id()));
+    check(
+        "wuling.agreement.v1.StreamKey",
+        &key,
+        by(Rules::Caller, stream::stream_key),
+        &[],
+        &[
+            ("origin_region", |s| s.origin_region.clear()),
+            ("epoch", |s| s.epoch = nil()),
+            ("agreement_id", |s| s.agreement_id = nil()),
+            ("agreement_version", |s| s.agreement_version = 0),
+            ("lane", |s| s.lane = 0),
+        ],
+    );
+    let position =
+        exchange_pb::StreamPosition { stream: Some(id), seq: 0, h: Bytes::from_static(&[7; 32]) };
+    let decode = by(Rules::Caller, stream::stream_position);
+    check(
+        "wuling.exchange.v1.StreamPosition",
+        &position,
+        decode,
+        &["seq"],
+        &[
+            ("stream", |p| p.stream = None),
+            ("stream.lane", |p| p.stream.as_mut().unwrap().lane = 0),
+            ("h", |p| p.h = Bytes::new()),
+        ],
+    );
+}
+
+#[test]
+fn each_field_of_an_agreement_is_refused() {
+    let sound = agreement_pb::Agreement::from(&sample(samples::agreement()));
+    let decode =
+        |agreement: agreement_pb::Agreement| agreement::decode(&agreement.encode_to_vec(), [0; 32]);
+    check(
+        "wuling.agreement.v1.Agreement",
+        &sound,
+        decode,
+        &[],
+        &[
+            ("agreement_id", |a| a.agreement_id = nil()),
+            ("version", |a| a.version = 0),
+            ("form", |a| a.form = 3),
+            ("title", |a| a.title.clear()),
+            ("title", |a| a.title = "x".repeat(129)),
+            ("parties", |a| a.parties.truncate(1)),
+            ("parties", |a| a.parties = vec![agreement_pb::Party::default(); 65]),
+            ("parties", |a| a.parties.reverse()),
+            ("parties", |a| a.parties = vec![a.parties[0].clone(), a.parties[0].clone()]),
+            ("parties[0].region_id", |a| a.parties[0].region_id.clear()),
+            ("parties[1].signing_key_sha256", |a| {
+                a.parties[1].signing_key_sha256 = Bytes::from_static(&[1; 31]);
+            }),
+            ("clauses", |a| a.clauses.clear()),
+            ("clauses", |a| a.clauses = vec![agreement_pb::Clause::default(); 65]),
+            ("clauses[0].grant", |a| a.clauses[0].grant = 0),
+            ("clauses[0].categories", |a| a.clauses[0].categories = vec!["A".into(); 65]),
+            ("clauses[0].categories[0]", |a| a.clauses[0].categories = vec!["x".repeat(33)]),
+            ("clauses[0].min_level", |a| a.clauses[0].min_level = 5),
+            ("clauses[0].release", |a| a.clauses[0].release = 0),
+            ("clauses[0].fields", |a| a.clauses[0].fields = vec!["a".into(); 65]),
+            ("clauses[0].fields[0]", |a| a.clauses[0].fields = vec![String::new()]),
+            ("purposes", |a| a.purposes.clear()),
+            ("purposes", |a| a.purposes = vec![1; 9]),
+            ("purposes[0]", |a| a.purposes = vec![5]),
+            ("start_time", |a| a.start_time = None),
+            ("end_time", |a| a.end_time = a.start_time),
+        ],
+    );
+    assert_eq!(agreement::decode(b"\xff", [0; 32]).unwrap_err().0[0].field, "body");
+}
+
+#[test]
+fn each_field_of_a_directory_is_refused() {
+    let certificate = Bytes::from_static(b"der");
+    let region = directory_pb::Region {
+        region_id: "xiaonanhai".into(),
+        level: 1,
+        codes: vec![directory_pb::DivisionCode {
+            scheme: 3,
+            code: "500114117".into(),
+            edition: "2023".into(),
+        }],
+        name_zh: "小南海镇".into(),
+        name_en: "Xiaonanhai".into(),
+        superior_region: "qianjiang".into(),
+        signing_key: Bytes::from_static(&[1; 32]),
+        sealing_key: Bytes::from_static(&[2; 32]),
+        authority_certificate: certificate.clone(),
+        endpoint: "host:7443".into(),
+    };
+    let sound = directory_pb::Directory {
+        linkage_id: "wuling".into(),
+        version: 1,
+        create_time: time(NOW_S),
+        regions: vec![region],
+        gateways: vec![directory_pb::Gateway {
+            gateway_id: "gateway".into(),
+            authority_certificate: certificate,
+            endpoint: "host:7444".into(),
+        }],
+    };
+    let decode = |directory: directory_pb::Directory| directory::decode(&directory.encode_to_vec());
+    check(
+        "wuling.directory.v1.Directory",
+        &sound,
+        decode,
+        &[],
+        &[
+            ("linkage_id", |d| d.linkage_id.clear()),
+            ("version", |d| d.version = 0),
+            ("create_time", |d| d.create_time = None),
+            ("regions", |d| d.regions = vec![d.regions[0].clone(), d.regions[0].clone()]),
+            ("regions[0].region_id", |d| d.regions[0].region_id = "x".repeat(64)),
+            ("regions[0].level", |d| d.regions[0].level = 3),
+            ("regions[0].codes", |d| d.regions[0].codes = vec![d.regions[0].codes[0].clone(); 9]),
+            ("regions[0].codes[0].scheme", |d| d.regions[0].codes[0].scheme = 0),
+            ("regions[0].codes[0].code", |d| d.regions[0].codes[0].code = "50011".into()),
+            ("regions[0].codes[0].code", |d| d.regions[0].codes[0].code = "50011x".into()),
+            ("regions[0].codes[0].edition", |d| d.regions[0].codes[0].edition = "23".into()),
+            ("regions[0].name_zh", |d| d.regions[0].name_zh.clear()),
+            ("regions[0].name_en", |d| d.regions[0].name_en = "x".repeat(65)),
+            ("regions[0].superior_region", |d| d.regions[0].superior_region = "Q".into()),
+            ("regions[0].signing_key", |d| d.regions[0].signing_key = Bytes::new()),
+            ("regions[0].sealing_key", |d| d.regions[0].sealing_key = Bytes::from_static(&[2; 33])),
+            ("regions[0].authority_certificate", |d| {
+                d.regions[0].authority_certificate = Bytes::new();
+            }),
+            ("regions[0].endpoint", |d| d.regions[0].endpoint = "host".into()),
+            ("regions[0].endpoint", |d| d.regions[0].endpoint = "host:0".into()),
+            ("gateways", |d| d.gateways = vec![d.gateways[0].clone(); 257]),
+            ("gateways[0].gateway_id", |d| d.gateways[0].gateway_id.clear()),
+            ("gateways[0].authority_certificate", |d| {
+                d.gateways[0].authority_certificate = Bytes::from(vec![0; 4_097]);
+            }),
+            ("gateways[0].endpoint", |d| d.gateways[0].endpoint.clear()),
+        ],
+    );
+}
