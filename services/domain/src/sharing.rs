@@ -1,0 +1,270 @@
+//! What leaves a region: one pure function of the record, the agreement, and what was shown before.
+//! It decides and redacts before an entry is numbered, so a hole in a stream always means loss and
+//! nobody can ask for more.
+
+mod fields;
+
+pub use fields::fields;
+
+use crate::agreement::{Agreement, Clause, Grant, Release};
+use crate::code_table;
+use crate::directory::Directory;
+use crate::guard;
+use crate::kernel::{EmergencyLevel, Kind, Lane, Sensitivity, Timestamp};
+use crate::record::Record;
+use crate::risk::{KEPT_HOME, RIVER_AND_FOREST};
+use crate::stream::{LastShown, Standing};
+use fields::granted_fields;
+
+/// What becomes of a revision under an agreement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// No entry.
+    Nothing(Withhold),
+    /// A view is shown.
+    Show(View),
+    /// What was shown is withdrawn.
+    Leave(Leave),
+}
+
+/// What the parties see of a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Counts what was shown of the record under the agreement, from 1.
+    pub share_n: u64,
+    /// Shown for the last time: it no longer qualifies by level or state.
+    pub last: bool,
+    /// 未核实: no officer of the owner has accepted it.
+    pub unverified: bool,
+    /// The lane it goes by.
+    pub lane: Lane,
+    /// Fields of the payload that leave, in proto names.
+    pub fields: Vec<&'static str>,
+    /// All other fields of the payload.
+    pub withheld: Vec<&'static str>,
+}
+
+/// A record is no longer shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// Counts on from the views.
+    pub share_n: u64,
+    /// The lane it goes by: that of the view before, or a higher one.
+    pub lane: Lane,
+    /// Why.
+    pub reason: LeaveReason,
+}
+
+code_table! {
+    /// Why a record is no longer shown.
+    LeaveReason {
+        /// Its category is no longer one of the agreement's.
+        Category = 1 "CATEGORY",
+        /// Its sensitivity was raised.
+        Sensitivity = 2 "SENSITIVITY",
+        /// Its approval was taken back, or is now asked for.
+        Approval = 3 "APPROVAL",
+    }
+}
+
+/// Why a revision is withheld, in the order in which it is asked. Where several clauses refuse, the
+/// one that comes furthest decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Withhold {
+    /// The owner is no party.
+    NotAParty,
+    /// The agreement is not in force.
+    NotInForce,
+    /// It may not travel as far as the parties are.
+    Sensitivity,
+    /// Disputes of this kind never leave.
+    DisputeKind,
+    /// No clause grants the kind.
+    Kind,
+    /// No clause grants the category.
+    Category,
+    /// No officer has accepted it.
+    Approval,
+    /// It is below the lowest level granted.
+    Level,
+    /// It is over: closed, completed, resolved, called off.
+    Over,
+    /// Its time to be kept has passed.
+    Expired,
+}
+
+impl Withhold {
+    /// How a record that was shown takes its leave for this reason; `None` where it does not.
+    const fn leave_reason(self) -> Option<LeaveReason> {
+        match self {
+            Self::Sensitivity => Some(LeaveReason::Sensitivity),
+            Self::DisputeKind | Self::Kind | Self::Category => Some(LeaveReason::Category),
+            Self::Approval => Some(LeaveReason::Approval),
+            Self::NotAParty | Self::NotInForce | Self::Level | Self::Over | Self::Expired => None,
+        }
+    }
+}
+
+impl Decision {
+    /// What to remember of it; `None` leaves the memory as it is.
+    pub const fn shown(&self) -> Option<LastShown> {
+        match self {
+            Self::Nothing(_) => None,
+            Self::Show(View { share_n, lane, last, .. }) => {
+                let standing = if *last { Standing::Last } else { Standing::Shown };
+                Some(LastShown { share_n: *share_n, lane: *lane, standing })
+            }
+            Self::Leave(Leave { share_n, lane, .. }) => {
+                Some(LastShown { share_n: *share_n, lane: *lane, standing: Standing::Left })
+            }
+        }
+    }
+}
+
+/// Decides what the parties of the agreement see of this revision. `last` is what they were shown of
+/// the record before, `now` the origin's clock at numbering.
+///
+/// A record that falls out by level or because it is over is shown once more as the last; one that
+/// falls out by category, sensitivity or approval leaves without its content. After either there is
+/// nothing until it qualifies again.
+pub fn share(
+    record: &Record,
+    agreement: &Agreement,
+    directory: &Directory,
+    last: Option<&LastShown>,
+    now: Timestamp,
+) -> Decision {
+    let share_n = last.map_or(1, |last| last.share_n.saturating_add(1));
+    let shown = last.filter(|last| last.standing == Standing::Shown);
+    // What follows a view goes at least as fast as the view did (P14).
+    let lane = shown.map_or(lane(record), |shown| shown.lane.min(lane(record)));
+    match (judge(record, agreement, directory, now), shown) {
+        (Verdict::In(_), None) if record.meta.expires_at <= now => {
+            Decision::Nothing(Withhold::Expired)
+        }
+        (Verdict::In(clause), _) => Decision::Show(view(record, clause, share_n, lane, false)),
+        (Verdict::Gone(clause, _), Some(_)) => {
+            Decision::Show(view(record, clause, share_n, lane, true))
+        }
+        (Verdict::Gone(_, why), None) | (Verdict::Out(why), None) => Decision::Nothing(why),
+        (Verdict::Out(why), Some(_)) => match why.leave_reason() {
+            Some(reason) => Decision::Leave(Leave { share_n, lane, reason }),
+            None => Decision::Nothing(why),
+        },
+    }
+}
+
+/// Whether a revision qualifies, without regard to what was shown before.
+enum Verdict<'a> {
+    /// By this clause.
+    In(&'a Clause),
+    /// It would by this clause, but for its level or because it is over.
+    Gone(&'a Clause, Withhold),
+    /// It does not.
+    Out(Withhold),
+}
+
+fn judge<'a>(
+    record: &Record,
+    agreement: &'a Agreement,
+    directory: &Directory,
+    now: Timestamp,
+) -> Verdict<'a> {
+    if !agreement.has_party(&record.meta.owner_region) {
+        return Verdict::Out(Withhold::NotAParty);
+    }
+    if !agreement.in_force(now) {
+        return Verdict::Out(Withhold::NotInForce);
+    }
+    if !may_travel(record, agreement, directory) {
+        return Verdict::Out(Withhold::Sensitivity);
+    }
+    if record.body.category().is_some_and(|category| KEPT_HOME.contains(&category)) {
+        return Verdict::Out(Withhold::DisputeKind);
+    }
+    let mut verdict = Verdict::Out(Withhold::Kind);
+    let mut furthest = Withhold::Kind;
+    for clause in &agreement.clauses {
+        match obstacle(record, clause) {
+            None if record.body.is_over() => return Verdict::Gone(clause, Withhold::Over),
+            None => return Verdict::In(clause),
+            Some(why) if why > furthest => {
+                furthest = why;
+                verdict = if why == Withhold::Level {
+                    Verdict::Gone(clause, why)
+                } else {
+                    Verdict::Out(why)
+                };
+            }
+            Some(_) => {}
+        }
+    }
+    verdict
+}
+
+/// What keeps the record from leaving by this clause. Level comes last: only a clause that would let
+/// the record pass but for its level may show it once more.
+fn obstacle(record: &Record, clause: &Clause) -> Option<Withhold> {
+    let body = &record.body;
+    let category = body.category();
+    let listed = |list: &[String]| {
+        list.is_empty() || list.iter().any(|code| category == Some(code.as_str()))
+    };
+    let by_grant = clause.grant != Grant::RiverForest
+        || category.is_some_and(|category| RIVER_AND_FOREST.contains(&category));
+    if granted_fields(body.kind(), clause.grant).is_empty() {
+        Some(Withhold::Kind)
+    } else if !by_grant || !listed(&clause.categories) {
+        Some(Withhold::Category)
+    } else if clause.release == Release::OnAccept && !body.is_accepted() {
+        Some(Withhold::Approval)
+    } else if clause.min_level.is_some_and(|min| body.level().is_none_or(|level| level > min)) {
+        Some(Withhold::Level)
+    } else {
+        None
+    }
+}
+
+/// Whether the sensitivity lets the record travel to every party.
+fn may_travel(record: &Record, agreement: &Agreement, directory: &Directory) -> bool {
+    let owner = &record.meta.owner_region;
+    let mut others = agreement.parties.iter().map(|p| &p.region).filter(|region| *region != owner);
+    match record.meta.sensitivity {
+        Sensitivity::Public | Sensitivity::Region => true,
+        Sensitivity::Parties => {
+            others.all(|region| record.meta.sensitivity_parties.contains(region))
+        }
+        Sensitivity::District => {
+            others.all(|region| directory.district(region) == directory.district(owner))
+        }
+        Sensitivity::Local => false,
+    }
+}
+
+fn lane(record: &Record) -> Lane {
+    match (record.body.kind(), record.body.level()) {
+        (Kind::SosAlert, _) | (Kind::Event, Some(EmergencyLevel::I | EmergencyLevel::II)) => {
+            Lane::Alert
+        }
+        (Kind::TrackBatch, _) => Lane::Bulk,
+        _ => Lane::Routine,
+    }
+}
+
+/// The fields of the grant, narrowed by the clause, without texts that name a person: a record may
+/// be older than the guard.
+fn view(record: &Record, clause: &Clause, share_n: u64, lane: Lane, last: bool) -> View {
+    let Record { body, .. } = record;
+    let granted = granted_fields(body.kind(), clause.grant);
+    let texts = body.texts();
+    let leaves = |field: &str| {
+        granted.contains(&field)
+            && (clause.fields.is_empty() || clause.fields.iter().any(|listed| listed == field))
+            && !texts.iter().any(|(name, text)| *name == field && guard::find(text).is_some())
+    };
+    let (fields, withheld) = fields(body.kind()).iter().partition(|field| leaves(field));
+    View { share_n, last, unverified: !body.is_accepted(), lane, fields, withheld }
+}
+
+#[cfg(test)]
+mod tests;
