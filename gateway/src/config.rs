@@ -1,0 +1,125 @@
+//! The configuration of a gateway: one file, parsed once, every mistake told.
+
+use domain::kernel::GatewayId;
+use proto::link::{DEAD_AFTER_MS, PING_INTERVAL_MS};
+use runtime::accept;
+use runtime::config::{Check, ConfigError};
+use runtime::telemetry;
+use serde::Deserialize;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Port of a gateway.
+pub const PORT: u16 = 7444;
+/// A region signs its hello in well under a millisecond; the rest is the line.
+const HELLO_TIMEOUT_MS: u64 = 5_000;
+/// Links are told at once; this is for what still writes.
+const SHUTDOWN_GRACE_S: u64 = 10;
+
+/// What a link may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Longest wait for a hello.
+    pub hello_timeout_ms: u64,
+    /// Time between signs of life.
+    pub ping_interval_ms: u64,
+    /// Silence after which a peer is dead.
+    pub dead_after_ms: u64,
+    /// Connections and handshakes.
+    pub connections: accept::Limits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hello_timeout_ms: HELLO_TIMEOUT_MS,
+            ping_interval_ms: PING_INTERVAL_MS,
+            dead_after_ms: DEAD_AFTER_MS,
+            connections: accept::Limits::PEER,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    gateway_id: String,
+    data: PathBuf,
+    #[serde(default = "listen")]
+    listen: String,
+    /// Host names under which regions reach this gateway, besides its addresses.
+    #[serde(default)]
+    names: Vec<String>,
+    #[serde(default = "grace")]
+    shutdown_grace_s: u64,
+    #[serde(default)]
+    log: telemetry::Config,
+    #[serde(default)]
+    limits: Limits,
+}
+
+/// The configuration of a gateway.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its id in the directory.
+    pub gateway_id: GatewayId,
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where regions connect.
+    pub listen: SocketAddr,
+    /// Host names in its certificate.
+    pub names: Vec<String>,
+    /// How long a soft stop may take.
+    pub shutdown_grace_s: u64,
+    /// Logs.
+    pub log: telemetry::Config,
+    /// Limits.
+    pub limits: Limits,
+}
+
+const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
+
+fn listen() -> String {
+    ANYWHERE.to_string()
+}
+
+const fn grace() -> u64 {
+    SHUTDOWN_GRACE_S
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// With every mistake in it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let (file, mut check): (File, Check) = runtime::config::load(path)?;
+        let gateway_id = check.parsed::<GatewayId>("gateway_id", &file.gateway_id);
+        let listen = check.parsed::<SocketAddr>("listen", &file.listen);
+        let Limits { hello_timeout_ms, ping_interval_ms, dead_after_ms, .. } = file.limits;
+        if hello_timeout_ms == 0 || ping_interval_ms == 0 || dead_after_ms <= ping_interval_ms {
+            check.mistake("limits", "times must be above 0, and dead_after_ms above ping_interval_ms");
+        }
+        let (Some(gateway_id), Some(listen)) = (gateway_id, listen) else {
+            check.finish()?;
+            unreachable!("what did not parse is a mistake")
+        };
+        check.finish()?;
+        let File { data, names, shutdown_grace_s, log, limits, .. } = file;
+        Ok(Self { gateway_id, data, listen, names, shutdown_grace_s, log, limits })
+    }
+
+    /// A configuration with the defaults; port 0 takes a free one.
+    pub fn new(gateway_id: GatewayId, data: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            gateway_id,
+            data,
+            listen,
+            names: vec!["localhost".to_owned()],
+            shutdown_grace_s: SHUTDOWN_GRACE_S,
+            log: telemetry::Config::default(),
+            limits: Limits::default(),
+        }
+    }
+}

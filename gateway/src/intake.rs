@@ -1,0 +1,182 @@
+//! What may come in. Pure: each function takes something a region sent and says what it is, or why it is
+//! refused. Nothing is stored that did not pass here.
+
+use crate::book::{Book, Terms};
+use bytes::Bytes;
+use domain::agreement::Agreement;
+use domain::kernel::{Lane, Reason, RegionId, Timestamp};
+use domain::stream::StreamId;
+use prost::Message as _;
+use proto::exchange::v1 as pb;
+use proto::kernel::v1::SignedObject;
+use seal::segment::{Segment, SegmentError};
+use seal::signed::{Head, Receipt, SignedError};
+use std::sync::Arc;
+use storage::gateway::{AgreementRow, GatewayReceipt, SegmentWrite};
+
+/// Why something was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// The code.
+    pub(crate) reason: Reason,
+    /// The stream it is about.
+    pub(crate) stream: Option<StreamId>,
+    /// For an engineer.
+    pub(crate) detail: String,
+}
+
+impl Refused {
+    fn new(reason: Reason, stream: Option<&StreamId>, detail: impl ToString) -> Self {
+        Self { reason, stream: stream.cloned(), detail: detail.to_string() }
+    }
+
+    fn segment(error: SegmentError, stream: Option<&StreamId>) -> Self {
+        Self::new(error.reason(), stream, error)
+    }
+
+    fn signed(error: &SignedError) -> Self {
+        Self::new(error.reason(), None, error)
+    }
+}
+
+/// A segment that `origin` sent on `lane`.
+pub(crate) fn segment(
+    book: &Book,
+    origin: &RegionId,
+    lane: Lane,
+    encoded: Bytes,
+    now: Timestamp,
+) -> Result<SegmentWrite, Refused> {
+    let segment =
+        Segment::parse(encoded.clone()).map_err(|error| Refused::segment(error, None))?;
+    let stream = segment.stream();
+    if stream.origin != *origin || stream.lane != lane {
+        let what = "the segment is of another origin or lane than its sender";
+        return Err(Refused::new(Reason::ProtocolViolation, Some(stream), what));
+    }
+    let terms = terms_for(book, stream, origin)?;
+    // All who may read it can, and nobody else; who was struck off may stand in older seals.
+    let sealed_to = |party: &RegionId| segment.parties().any(|wrapped| wrapped == party);
+    if !segment.parties().all(|party| terms.parties.contains(party))
+        || !terms.live.iter().all(sealed_to)
+    {
+        let what = "the segment is sealed to others than the parties";
+        return Err(Refused::new(Reason::NotAParty, Some(stream), what));
+    }
+    let key = book.signing_key(origin).ok_or_else(|| unknown_region(origin))?;
+    segment.verify(key).map_err(|error| Refused::segment(error, Some(stream)))?;
+    Ok(SegmentWrite {
+        stream: stream.clone(),
+        before: segment.before(),
+        after: segment.after(),
+        encoded,
+        recipients: terms.recipients(origin).cloned().collect(),
+        now,
+    })
+}
+
+/// A receipt that `party` sent of itself.
+pub(crate) fn receipt(
+    book: &Book,
+    party: &RegionId,
+    object: &SignedObject,
+    now: Timestamp,
+) -> Result<GatewayReceipt, Refused> {
+    let key = book.signing_key(party).ok_or_else(|| unknown_region(party))?;
+    let receipt = Receipt::verify(object, key).map_err(|error| Refused::signed(&error))?;
+    let stream = receipt.stream;
+    if receipt.party != *party || stream.origin == *party {
+        let what = "the receipt is of another region, or of a stream of its own";
+        return Err(Refused::new(Reason::NotAParty, Some(&stream), what));
+    }
+    let terms = terms_for(book, &stream, party)?;
+    Ok(GatewayReceipt {
+        recipients: terms.recipients(&stream.origin).cloned().collect(),
+        stream,
+        party: receipt.party,
+        position: receipt.position,
+        signed: object.encode_to_vec().into(),
+        now,
+    })
+}
+
+/// A head of a stream that `origin` writes.
+pub(crate) fn head(
+    book: &Book,
+    origin: &RegionId,
+    object: &SignedObject,
+) -> Result<(StreamId, Bytes), Refused> {
+    let key = book.signing_key(origin).ok_or_else(|| unknown_region(origin))?;
+    // Whoever signed it for a stream that is not its own is refused by the check itself.
+    let head = Head::verify(object, key).map_err(|error| Refused::signed(&error))?;
+    terms_for(book, &head.stream, origin)?;
+    Ok((head.stream, object.encode_to_vec().into()))
+}
+
+/// An agreement version that `peer` shows; `None` when it is known already.
+pub(crate) fn agreement(
+    book: &Book,
+    peer: &RegionId,
+    object: &SignedObject,
+) -> Result<Option<(Agreement, AgreementRow)>, Refused> {
+    let sha256 = seal::key::sha256(&object.body);
+    let versions = book.versions_of(peer).into_iter();
+    // Many signatures are not verified again each time a region connects.
+    if versions.filter_map(|version| book.terms(version)).any(|terms| terms.sha256 == sha256) {
+        return Ok(None);
+    }
+    let signed: Bytes = object.encode_to_vec().into();
+    let agreement = seal::trust::agreement(object, book.directory())
+        .map_err(|error| Refused::new(error.reason(), None, error))?;
+    if !agreement.has_party(peer) {
+        return Err(Refused::new(Reason::NotAParty, None, "the sender is no party of the agreement"));
+    }
+    let row = AgreementRow {
+        agreement: agreement.agreement_id,
+        version: agreement.version,
+        sha256: agreement.sha256,
+        signed,
+    };
+    Ok(Some((agreement, row)))
+}
+
+/// A stream of which `recipient` wants more.
+pub(crate) fn want(
+    book: &Book,
+    recipient: &RegionId,
+    want: pb::Want,
+) -> Result<(StreamId, u64), Refused> {
+    let pb::Want { stream, from_seq, to_seq: _ } = want;
+    let stream = stream
+        .and_then(|stream| StreamId::try_from(stream).ok())
+        .filter(|_| from_seq > 0)
+        .ok_or_else(|| Refused::new(Reason::FieldInvalid, None, "the want names no place"))?;
+    if stream.origin == *recipient {
+        let what = "the want is for a stream of its sender";
+        return Err(Refused::new(Reason::NotAParty, Some(&stream), what));
+    }
+    terms_for(book, &stream, recipient)?;
+    Ok((stream, from_seq))
+}
+
+/// The terms of a stream, if they are known and `region` and the origin are parties.
+pub(crate) fn terms_for(
+    book: &Book,
+    stream: &StreamId,
+    region: &RegionId,
+) -> Result<Arc<Terms>, Refused> {
+    let Some(terms) = book.terms_of(stream) else {
+        let what = "the agreement version is not known here";
+        return Err(Refused::new(Reason::AgreementUnknown, Some(stream), what));
+    };
+    if terms.admits(region) && terms.admits(&stream.origin) {
+        Ok(terms)
+    } else {
+        let what = "the region is no party of the agreement version";
+        Err(Refused::new(Reason::NotAParty, Some(stream), what))
+    }
+}
+
+fn unknown_region(region: &RegionId) -> Refused {
+    Refused::new(Reason::RegionUnknown, None, format_args!("{region} is not in the directory"))
+}

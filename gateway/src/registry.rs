@@ -1,0 +1,274 @@
+//! Who is connected, and what they must hear. One task takes each commit and tells the links it is for;
+//! telling never waits: a link whose mailbox is full is told that it is behind, and looks for itself.
+
+use crate::book::Book;
+use crate::streams::{StreamState, Streams};
+use bytes::Bytes;
+use domain::kernel::{Lane, RegionId};
+use domain::stream::{Position, StreamId};
+use proto::link::Assembler;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use storage::gateway::{Committed, GatewayReceipt, StoredSegment, StoredStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Things a link may not have heard yet; links listen all the time, so few ever wait.
+const WAKES_QUEUED_MAX: usize = 256;
+
+/// A set of lanes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Lanes(u8);
+
+/// Something a link must hear.
+#[derive(Clone, Debug)]
+pub(crate) enum Wake {
+    /// A segment for this peer is on disk.
+    Segment(StreamId, StoredSegment),
+    /// A stream for this peer goes so far.
+    Grew(StreamId, u64),
+    /// A party's receipt came.
+    Receipt(GatewayReceipt),
+    /// An origin's head came.
+    Head(StreamId, Bytes),
+    /// A recipient lacks a range that this peer wrote.
+    Want(StreamId, u64, u64),
+}
+
+/// A link's place in the registry.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// What it must hear.
+    pub(crate) wakes: mpsc::Receiver<Wake>,
+    /// Cancelled when a newer link of the region has come.
+    pub(crate) displaced: CancellationToken,
+    /// The pieces that earlier links of the region left; free once the link before has ended.
+    pub(crate) assembler: Arc<tokio::sync::Mutex<Assembler>>,
+    behind: Arc<AtomicBool>,
+    number: u64,
+    region: RegionId,
+}
+
+/// What matters to one region, at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    /// Streams it writes, and how far they are stored.
+    pub(crate) written: Vec<(StreamId, Position)>,
+    /// Streams it receives, how far they are stored, and their newest heads.
+    pub(crate) received: Vec<(StreamId, Position, Option<Bytes>)>,
+    /// The receipts of all these streams.
+    pub(crate) receipts: Vec<(StreamId, RegionId, Position, Bytes)>,
+}
+
+/// The live links, and the state of all streams.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    book: Arc<Book>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    streams: Streams,
+    links: HashMap<RegionId, Vec<Handle>>,
+    assemblers: HashMap<(RegionId, Lanes), Arc<tokio::sync::Mutex<Assembler>>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Handle {
+    number: u64,
+    lanes: Lanes,
+    wakes: mpsc::Sender<Wake>,
+    behind: Arc<AtomicBool>,
+    displaced: CancellationToken,
+}
+
+impl Lanes {
+    /// The set of these.
+    pub(crate) fn of(lanes: &[Lane]) -> Self {
+        Self(lanes.iter().fold(0, |set, lane| set | Self::bit(*lane)))
+    }
+
+    /// Whether a lane is in it.
+    pub(crate) const fn contains(self, lane: Lane) -> bool {
+        self.0 & Self::bit(lane) != 0
+    }
+
+    /// The lanes in it, the most urgent first.
+    pub(crate) fn iter(self) -> impl Iterator<Item = Lane> {
+        Lane::ALL.iter().copied().filter(move |lane| self.contains(*lane))
+    }
+
+    const fn bit(lane: Lane) -> u8 {
+        match lane {
+            Lane::Alert => 1,
+            Lane::Routine => 2,
+            Lane::Bulk => 4,
+        }
+    }
+}
+
+impl Registry {
+    /// Nobody is connected; the store holds these streams and receipts.
+    pub(crate) fn new(
+        book: Arc<Book>,
+        streams: Vec<StoredStream>,
+        receipts: Vec<GatewayReceipt>,
+    ) -> Self {
+        let registry = Self { book, inner: Mutex::default() };
+        registry.inner().streams.load(streams, receipts);
+        registry
+    }
+
+    /// Lists a link. It displaces older ones of the region on the same lanes: they are most likely what
+    /// a broken line left behind.
+    pub(crate) fn enter(&self, region: &RegionId, lanes: Lanes) -> Ticket {
+        let (sender, wakes) = mpsc::channel(WAKES_QUEUED_MAX);
+        let (displaced, behind) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        let mut inner = self.inner();
+        let number = inner.next;
+        inner.next += 1;
+        let links = inner.links.entry(region.clone()).or_default();
+        for older in links.extract_if(.., |older| older.lanes.0 & lanes.0 != 0) {
+            older.displaced.cancel();
+        }
+        links.push(Handle {
+            number,
+            lanes,
+            wakes: sender,
+            behind: Arc::clone(&behind),
+            displaced: displaced.clone(),
+        });
+        let assembler = inner.assemblers.entry((region.clone(), lanes)).or_insert_with(|| {
+            Arc::new(tokio::sync::Mutex::new(Assembler::new(seal::key::sha256)))
+        });
+        let assembler = Arc::clone(assembler);
+        Ticket { wakes, displaced, assembler, behind, number, region: region.clone() }
+    }
+
+    /// Takes a link off the list.
+    pub(crate) fn leave(&self, ticket: &Ticket) {
+        let mut inner = self.inner();
+        if let Some(links) = inner.links.get_mut(&ticket.region) {
+            links.retain(|link| link.number != ticket.number);
+            if links.is_empty() {
+                inner.links.remove(&ticket.region);
+            }
+        }
+    }
+
+    /// What matters to a region on these lanes. What is committed later is told to its ticket.
+    pub(crate) fn snapshot(&self, region: &RegionId, lanes: Lanes) -> Snapshot {
+        let versions = self.book.versions_of(region);
+        let inner = self.inner();
+        let mut snapshot = Snapshot::default();
+        let streams = versions.into_iter().flat_map(|version| inner.streams.of_version(version));
+        for (stream, StreamState { last, head, receipts }) in
+            streams.filter(|(stream, _)| lanes.contains(stream.lane))
+        {
+            if stream.origin == *region {
+                snapshot.written.push((stream.clone(), *last));
+            } else {
+                snapshot.received.push((stream.clone(), *last, head.clone()));
+            }
+            let receipts = receipts.iter().map(|(party, (at, signed))| {
+                (stream.clone(), party.clone(), *at, signed.clone())
+            });
+            snapshot.receipts.extend(receipts);
+        }
+        snapshot
+    }
+
+    /// How far a stream is stored; 0 where nothing is.
+    pub(crate) fn last(&self, stream: &StreamId) -> Position {
+        let inner = self.inner();
+        inner.streams.find(stream).map_or_else(|| seal::chain::start(stream), |state| state.last)
+    }
+
+    /// Whether a stream is there, or its origin may have one more.
+    pub(crate) fn has_room_for(&self, stream: &StreamId) -> bool {
+        let inner = self.inner();
+        inner.streams.find(stream).is_some()
+            || inner.streams.count_of(&stream.origin) < crate::streams::STREAMS_PER_ORIGIN_MAX
+    }
+
+    /// Tells a commit to all it is for.
+    pub(crate) fn route(&self, committed: &Committed) {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        let mut told = HashMap::new();
+        for (stream, segment) in &*committed.segments {
+            told.insert(stream, segment.last_seq);
+            for party in self.recipients(stream) {
+                inner.tell(&party, stream.lane, Wake::Segment(stream.clone(), segment.clone()));
+            }
+        }
+        for (stream, last) in &*committed.streams {
+            inner.streams.grew(stream, *last);
+            if told.get(stream) == Some(&last.seq) {
+                continue;
+            }
+            for party in self.recipients(stream) {
+                inner.tell(&party, stream.lane, Wake::Grew(stream.clone(), last.seq));
+            }
+        }
+        for receipt in &*committed.receipts {
+            inner.streams.receipted(receipt);
+            let Some(terms) = self.book.terms_of(&receipt.stream) else { continue };
+            for party in terms.live.iter().filter(|party| **party != receipt.party) {
+                inner.tell(party, receipt.stream.lane, Wake::Receipt(receipt.clone()));
+            }
+        }
+        for (stream, signed) in &*committed.heads {
+            inner.streams.headed(stream, signed.clone());
+            for party in self.recipients(stream) {
+                inner.tell(&party, stream.lane, Wake::Head(stream.clone(), signed.clone()));
+            }
+        }
+    }
+
+    /// Takes the store's word in place of commits that were not heard; all links look for themselves.
+    pub(crate) fn reload(&self, streams: Vec<StoredStream>, receipts: Vec<GatewayReceipt>) {
+        let mut inner = self.inner();
+        inner.streams.load(streams, receipts);
+        for link in inner.links.values().flatten() {
+            link.behind.store(true, Ordering::Release);
+        }
+    }
+
+    /// Asks a stream's origin for a range, if it is connected. Who asks must ask again.
+    pub(crate) fn ask_origin(&self, stream: &StreamId, from_seq: u64, to_seq: u64) {
+        let wake = Wake::Want(stream.clone(), from_seq, to_seq);
+        self.inner().tell(&stream.origin, stream.lane, wake);
+    }
+
+    fn recipients(&self, stream: &StreamId) -> Vec<RegionId> {
+        let terms = self.book.terms_of(stream);
+        terms.map(|terms| terms.recipients(&stream.origin).cloned().collect()).unwrap_or_default()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Every change leaves it whole, so a panic elsewhere did not break it.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn tell(&self, region: &RegionId, lane: Lane, wake: Wake) {
+        let links = self.links.get(region).into_iter().flatten();
+        if let Some(link) = links.rev().find(|link| link.lanes.contains(lane))
+            && link.wakes.try_send(wake).is_err()
+        {
+            link.behind.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Ticket {
+    /// Whether something was not told; asked once, it is forgotten.
+    pub(crate) fn fell_behind(&self) -> bool {
+        self.behind.swap(false, Ordering::AcqRel)
+    }
+}

@@ -1,0 +1,307 @@
+//! The server: opens its store, serves regions, stops in order.
+
+use crate::book::Book;
+use crate::config::Config;
+use crate::registry::Registry;
+use crate::service::{Service, Shared};
+use domain::kernel::{Clock, Entropy};
+use prost::Message as _;
+use proto::exchange::v1::exchange_service_server::ExchangeServiceServer;
+use proto::kernel::v1::SignedObject;
+use runtime::accept::{self, BindError, Listener};
+use runtime::config::Secret;
+use runtime::connections::Connections;
+use runtime::data_dir::{DataDir, DataDirError, Format};
+use runtime::identity::{Identity, Owner};
+use runtime::pki::{Authority, PkiError, Validity};
+use runtime::tls::{ClientAuth, Hosted, ServerTls, TlsError, Trust};
+use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
+use seal::trust::TrustError;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use storage::gateway::{Committed, Store};
+use storage::{OpenError, ReadError, Writer};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tonic::transport::Server as Tonic;
+
+/// What a gateway's data folder is.
+pub const FORMAT: Format = Format { name: "gateway", number: 1 };
+
+/// A server certificate is good for a week and made anew at every start and each third of its life.
+const CERTIFICATE_DAYS: i64 = 7;
+const RENEW_EVERY: Duration = Duration::from_secs(7 * 86_400 / 3);
+/// Transport limits of the regions' port.
+const STREAMS_PER_CONNECTION_MAX: u32 = 32;
+const CALLS_PER_CONNECTION_MAX: usize = 64;
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const HEADERS_BYTES_MAX: u32 = 8 * 1024;
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Why a gateway does not start or does not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The port cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A file is missing or unreadable.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{path} is damaged: restore it from a copy")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A signed object is not believed.
+    #[error("the linkage's directory is not believed")]
+    Trust(#[from] TrustError),
+    /// The gateway is not in the directory.
+    #[error("gateway {0} is not in the directory with the certificate of this folder: ask the authority to add it")]
+    NotListed(domain::kernel::GatewayId),
+    /// The store cannot be opened.
+    #[error("the gateway's store cannot be opened")]
+    Store(#[from] OpenError),
+    /// The store cannot be read.
+    #[error("the gateway's store cannot be read")]
+    StoreRead(#[from] ReadError),
+    /// A certificate cannot be made.
+    #[error("the gateway's certificate cannot be made")]
+    Certificate(#[from] PkiError),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] TlsError),
+    /// gRPC failed.
+    #[error("the gRPC server failed")]
+    Grpc(#[from] tonic::transport::Error),
+    /// A part of the server ended by itself.
+    #[error(transparent)]
+    Ended(#[from] runtime::tasks::ShutdownError),
+}
+
+/// A gateway that has taken its port and opened its folder, not yet serving.
+pub struct Gateway {
+    config: Config,
+    listener: Listener,
+    /// Held, so that no second process works on the folder.
+    data: DataDir,
+    book: Book,
+    authority: Authority,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Gateway {
+    /// Takes the port, opens the folder, verifies what lies in it.
+    ///
+    /// # Errors
+    /// When any of it cannot be used.
+    pub async fn bind(config: Config, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, ServerError> {
+        runtime::tls::install_provider();
+        let data = DataDir::open(&config.data, FORMAT)?;
+        let trust = data.path().join("trust");
+        let root = trust.join("root.pub");
+        let root = read(&root)?.try_into().map_err(|_| ServerError::Damaged { path: root })?;
+        let key = read(&trust.join("directory-key.signed"))?;
+        let signed = read(&trust.join("directory.signed"))?;
+        let directory = seal::trust::directory(&root, &key, &signed, clock.now())?;
+        let authority = authority(&data.path().join("gateway"))?;
+        let listed = directory.gateways.get(&config.gateway_id);
+        if listed.is_none_or(|listed| listed.authority_certificate != authority.certificate_der()) {
+            return Err(ServerError::NotListed(config.gateway_id));
+        }
+        let listener = Listener::bind(config.listen).await?;
+        Ok(Self { config, listener, data, book: Book::new(directory), authority, clock, entropy })
+    }
+
+    /// Where it will serve.
+    pub fn addr(&self) -> SocketAddr {
+        self.listener.addr()
+    }
+
+    /// Serves until the shutdown, then stops in order: no new links, links told, writer last, once nobody
+    /// can hand it anything.
+    ///
+    /// # Errors
+    /// When a part of it failed or had to be cut off.
+    pub async fn serve(self, shutdown: Shutdown) -> Result<(), ServerError> {
+        let Self { config, listener, data, book, authority, clock, entropy } = self;
+        let tasks = Tasks::new(shutdown);
+        let grace = Duration::from_secs(config.shutdown_grace_s);
+        let addr = listener.addr();
+        let path = data.path().join("gateway.sqlite");
+        let (store, writer) = Store::open(&path, &config.gateway_id).await?;
+        write(&tasks, writer);
+        let heard = store.listen();
+        let book = Arc::new(book);
+        for row in store.list_agreements().await? {
+            let signed = SignedObject::decode(row.signed).map_err(|_| ServerError::Damaged { path: path.clone() })?;
+            book.learn(&seal::trust::agreement(&signed, book.directory())?);
+        }
+        let (streams, receipts) = (store.list_streams().await?, store.list_receipts().await?);
+        let registry = Arc::new(Registry::new(Arc::clone(&book), streams, receipts));
+        let route = route(Arc::clone(&registry), store.clone(), heard, tasks.soft().clone());
+        tasks.spawn("gateway.route", OnExit::Stop, route);
+        let own = Own { config: config.clone(), authority, book: Arc::clone(&book), addr, clock: Arc::clone(&clock) };
+        let (keys, trust) = own.keys()?;
+        let tls = ServerTls::new(&keys, trust, ClientAuth::Optional)?;
+        tasks.spawn("gateway.renew", OnExit::Log, own.renew(tls.clone(), tasks.soft().clone()));
+        let limits = config.limits;
+        let connections = Connections::default();
+        let incoming = accept::serve(listener, tls, limits.connections, connections.clone());
+        tracing::info!(%addr, gateway.id = %config.gateway_id, "serving");
+        let gateway_id = config.gateway_id;
+        let shared = Shared { gateway_id, book, registry, store, limits, tasks: tasks.clone(), clock, entropy };
+        let soft = tasks.soft().clone();
+        let served = router(shared)
+            .await
+            .serve_with_incoming_shutdown(incoming, {
+                let tasks = tasks.clone();
+                async move {
+                    soft.cancelled().await;
+                    let hard = tasks.hard().clone();
+                    tasks.spawn("gateway.cut_off", OnExit::Log, async move {
+                        tokio::select! {
+                            () = hard.cancelled() => {}
+                            // Links have been told by now; one that does not end is not waited for.
+                            () = tokio::time::sleep(grace / 2) => {}
+                        }
+                        connections.close(|_| true);
+                    });
+                }
+            })
+            .await;
+        let stopped = tasks.shutdown(grace).await;
+        served?;
+        stopped?;
+        Ok(())
+    }
+}
+
+async fn router(shared: Shared) -> tonic::transport::server::Router {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ExchangeServiceServer<Service>>().await;
+    let service = ExchangeServiceServer::new(Service(Arc::new(shared)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(2 * MESSAGE_BYTES_MAX);
+    Tonic::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
+        .load_shed(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(service)
+        .add_service(health_service)
+}
+
+/// Runs the writer. One that ends before the stop has lost its disk: what that holds is unknown, so the
+/// process ends and reads it again.
+fn write(tasks: &Tasks, writer: Writer) {
+    let runner = tasks.clone();
+    tasks.spawn("storage.write", OnExit::Stop, async move {
+        match runner.blocking("storage.write", move || writer.run()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error = %ErrorChain(&error), "the writer stopped"),
+            Err(error) => tracing::error!(error = %ErrorChain(&error), "the writer stopped"),
+        }
+    });
+}
+
+/// Tells each commit to the links it is for.
+async fn route(
+    registry: Arc<Registry>,
+    store: Store,
+    mut heard: broadcast::Receiver<Committed>,
+    soft: tokio_util::sync::CancellationToken,
+) {
+    loop {
+        // No arm holds state across its await.
+        let committed = tokio::select! {
+            () = soft.cancelled() => return,
+            committed = heard.recv() => committed,
+        };
+        match committed {
+            Ok(committed) => registry.route(&committed),
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "commits were not heard, the store is read instead");
+                match (store.list_streams().await, store.list_receipts().await) {
+                    (Ok(streams), Ok(receipts)) => registry.reload(streams, receipts),
+                    (Err(error), _) | (_, Err(error)) => {
+                        tracing::error!(error = %ErrorChain(&error), "the store cannot be read");
+                        return;
+                    }
+                }
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// What the gateway's certificate is made from.
+struct Own {
+    config: Config,
+    authority: Authority,
+    book: Arc<Book>,
+    addr: SocketAddr,
+    clock: Arc<dyn Clock>,
+}
+
+impl Own {
+    /// A fresh certificate, and whom it trusts: every region of the directory, each by its own authority.
+    fn keys(&self) -> Result<(Vec<Hosted>, Trust), ServerError> {
+        let directory = self.book.directory();
+        let linkage = &directory.linkage_id;
+        let identity = Identity::Gateway(self.config.gateway_id.clone());
+        let validity = Validity::days(self.clock.now(), CERTIFICATE_DAYS);
+        let ips = [self.addr.ip(), std::net::Ipv4Addr::LOCALHOST.into()];
+        let key = self.authority.issue_server(linkage, &identity, &self.config.names, &ips, validity)?;
+        let mut trust = Trust::new(linkage.clone());
+        for (id, region) in &directory.regions {
+            trust.add(Owner::Region(id.clone()), &region.authority_certificate)?;
+        }
+        Ok((vec![Hosted { server_names: vec![identity.dns_name(linkage)], key }], trust))
+    }
+
+    /// Makes the certificate anew at each third of its life, without a restart.
+    async fn renew(self, tls: ServerTls, soft: tokio_util::sync::CancellationToken) {
+        loop {
+            // No arm holds state across its await.
+            tokio::select! {
+                () = soft.cancelled() => return,
+                () = tokio::time::sleep(RENEW_EVERY) => {}
+            }
+            let renewed = self.keys().and_then(|(keys, trust)| Ok(tls.reload(&keys, trust)?));
+            if let Err(error) = renewed {
+                tracing::error!(error = %ErrorChain(&error), "the certificate was not renewed");
+            }
+        }
+    }
+}
+
+fn authority(dir: &Path) -> Result<Authority, ServerError> {
+    let path = dir.join("authority.crt");
+    let text = |path: &Path| {
+        String::from_utf8(read(path)?).map_err(|_| ServerError::Damaged { path: path.to_owned() })
+    };
+    let key = Secret::new(text(&dir.join("authority.key"))?);
+    Ok(Authority::from_pem(&text(&path)?, &key)?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ServerError> {
+    std::fs::read(path).map_err(|source| ServerError::Read { path: path.to_owned(), source })
+}

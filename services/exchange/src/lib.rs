@@ -1,0 +1,19 @@
+//! The region's side of the link: what was numbered is sealed and sent, what comes is verified, opened
+//! and applied.
+//!
+//! *Is* two pure cores ([`send::Sender`], [`receive::Receiver`]: `step(event) -> effects`) and the I/O
+//! around them.
+//!
+//! *Never* decides what may leave (`domain::sharing` does), and never numbers (the store's commit does).
+//!
+//! *Start at* [`send::Sender::step`], then [`receive::Receiver::step`], then [`link::Exchange::run`].
+
+pub mod book;
+pub mod cut;
+pub mod digest;
+pub mod link;
+pub mod open;
+pub mod receive;
+pub mod send;
+mod session;
+pub mod status;

@@ -1,0 +1,221 @@
+//! One link to a gateway: dials, says hello, drives the two cores until the line breaks, dials again.
+
+use crate::book::Book;
+use crate::receive::{self, Receiver};
+use crate::send::{self, Sender};
+use crate::session::Session;
+use crate::status::Status;
+use domain::kernel::{Clock, Entropy, GatewayId, Lane};
+use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
+use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
+use proto::link::{Assembler, LINK_PROTOCOL};
+use runtime::backoff::Backoff;
+use runtime::channel::Limits;
+use runtime::tls::ClientTls;
+use runtime::{ErrorChain, Tasks};
+use std::sync::Arc;
+use std::time::Duration;
+use storage::region::Store;
+use storage::{ReadError, WriteError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Lanes that share a connection; bulk has one of its own, so that it never fills the others' window.
+pub const LANE_CLASSES: &[&[Lane]] = &[&[Lane::Alert, Lane::Routine], &[Lane::Bulk]];
+/// Longest wait for each step of the opening.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Frames that may wait for the network.
+const FRAMES_QUEUED_MAX: usize = 64;
+/// A frame holds at most one signed agreement or one piece.
+const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// First wait after a loss; doubles up to a minute, drawn with full jitter.
+const REDIAL: Backoff = Backoff { base_ms: 200, cap_ms: 60_000 };
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The gateway cannot be reached or closed the line.
+    #[error("the gateway is not reached: {0}")]
+    Line(String),
+    /// The gateway did not answer in time.
+    #[error("the gateway is silent")]
+    Silent,
+    /// The gateway sent what it may not send.
+    #[error("the gateway broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// The gateway refused the link.
+    #[error("the gateway refused the link: {0}")]
+    Refused(&'static str),
+    /// The store cannot be read.
+    #[error("the store could not be read")]
+    Read(#[from] ReadError),
+    /// The store cannot be written.
+    #[error("the store could not be written")]
+    Write(#[from] WriteError),
+    /// The endpoint is no host:port.
+    #[error("the gateway's endpoint is wrong")]
+    Endpoint(#[from] runtime::channel::ChannelError),
+}
+
+/// One link to a gateway, for one class of lanes.
+#[derive(Clone)]
+pub struct Exchange {
+    /// What the region knows.
+    pub book: Arc<Book>,
+    /// Its store.
+    pub store: Store,
+    /// Where the link's state is shown.
+    pub status: Status,
+    /// The gateway.
+    pub gateway: GatewayId,
+    /// host:port of the gateway.
+    pub endpoint: String,
+    /// The region's certificate, and what the gateway must show.
+    pub tls: ClientTls,
+    /// Lanes that this connection carries.
+    pub lanes: &'static [Lane],
+    /// Runs work that computes.
+    pub tasks: Tasks,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Draws random bytes.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Exchange {
+    /// Keeps the link up until the soft stop.
+    pub async fn run(self) {
+        let mut assembler = Assembler::new(seal::key::sha256);
+        let mut failures = 0;
+        while !self.tasks.soft().is_cancelled() {
+            let mut opened = false;
+            let ended = self.once(&mut assembler, &mut opened).await;
+            if opened {
+                failures = 0;
+                self.status.with(|state| state.links_up -= 1);
+            }
+            let wait_ms = match ended {
+                Ok(Ended::Stopped) => break,
+                Ok(Ended::ComeBack(after_ms)) => u64::from(after_ms),
+                Err(error) => {
+                    tracing::warn!(region.id = %self.book.region, error = %ErrorChain(&error), "link lost");
+                    self.status.with(|state| state.error = ErrorChain(&error).to_string());
+                    failures += 1;
+                    REDIAL.next(failures - 1, self.draw())
+                }
+            };
+            tokio::select! {
+                () = self.tasks.soft().cancelled() => break,
+                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+            }
+        }
+    }
+
+    fn draw(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.entropy.fill(&mut bytes);
+        u64::from_be_bytes(bytes)
+    }
+
+    /// One connection, from dialling to its end.
+    async fn once(&self, assembler: &mut Assembler, opened: &mut bool) -> Result<Ended, LinkError> {
+        let channel = runtime::channel::channel(&self.endpoint, self.tls.clone(), Limits::PEER)?;
+        let mut client = ExchangeServiceClient::new(channel)
+            .max_decoding_message_size(FRAME_BYTES_MAX)
+            .max_encoding_message_size(FRAME_BYTES_MAX);
+        let (out, frames) = mpsc::channel(FRAMES_QUEUED_MAX);
+        let dialled =
+            tokio::time::timeout(OPENING_TIMEOUT, client.link(ReceiverStream::new(frames))).await;
+        let line = |status: tonic::Status| LinkError::Line(status.message().to_owned());
+        let mut inbound = dialled.map_err(|_| LinkError::Silent)?.map_err(line)?.into_inner();
+        // Listening begins before the positions are read, so that no commit falls between.
+        let commits = self.store.listen();
+        let now = self.clock.now();
+        let streams = self.store.list_streams().await?;
+        let inboxes = self.store.list_inboxes().await?;
+        let applied: Vec<_> =
+            inboxes.into_iter().filter(|row| self.lanes.contains(&row.stream.lane)).collect();
+        let welcome = self.greet(&out, &mut inbound, &applied).await?;
+        *opened = true;
+        self.status.with(|state| {
+            state.links_up += 1;
+            state.error.clear();
+        });
+        tracing::info!(region.id = %self.book.region, lanes = ?self.lanes, "link up");
+        let sender = Sender::new(
+            self.lanes,
+            streams.into_iter().map(|row| (row.stream, row.position)).collect(),
+            now,
+        );
+        let positions =
+            applied.into_iter().map(|row| (row.stream, row.position, row.parked_count)).collect();
+        let receiver = Receiver::new(positions, now);
+        let mut session = Session::new(self, sender, receiver, assembler, out);
+        session.open(welcome)?;
+        session.run(inbound, commits).await
+    }
+
+    /// Challenge, hello, welcome.
+    async fn greet(
+        &self,
+        out: &mpsc::Sender<LinkRequest>,
+        inbound: &mut tonic::Streaming<LinkResponse>,
+        applied: &[storage::region::StreamRow],
+    ) -> Result<Welcome, LinkError> {
+        let Some(link_response::Frame::Challenge(challenge)) = opening(inbound).await? else {
+            return Err(LinkError::Protocol("no challenge"));
+        };
+        let nonce =
+            challenge.nonce.as_ref().try_into().map_err(|_| LinkError::Protocol("nonce"))?;
+        let hello = seal::signed::Hello {
+            region: self.book.region.clone(),
+            nonce,
+            gateway: self.gateway.clone(),
+            protocol: LINK_PROTOCOL,
+            lanes: self.lanes.to_vec(),
+            applied: applied.iter().map(|row| (row.stream.clone(), row.position)).collect(),
+            software: concat!("wuling-region ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let frame = link_request::Frame::Hello(hello.sign(&self.book.signing));
+        out.send(LinkRequest { frame: Some(frame) }).await.map_err(|_| LinkError::Silent)?;
+        match opening(inbound).await? {
+            Some(link_response::Frame::Welcome(welcome)) => Ok(welcome),
+            Some(link_response::Frame::Refusal(refusal)) => {
+                Err(LinkError::Refused(reason_name(refusal.reason)))
+            }
+            _ => Err(LinkError::Protocol("no welcome")),
+        }
+    }
+}
+
+/// How a link ended without an error.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ended {
+    /// This region stops.
+    Stopped,
+    /// The gateway stops; dial again after so many milliseconds.
+    ComeBack(u32),
+}
+
+async fn opening(
+    inbound: &mut tonic::Streaming<LinkResponse>,
+) -> Result<Option<link_response::Frame>, LinkError> {
+    let frame = tokio::time::timeout(OPENING_TIMEOUT, inbound.message())
+        .await
+        .map_err(|_| LinkError::Silent)?;
+    let frame = frame.map_err(|status| LinkError::Line(status.message().to_owned()))?;
+    Ok(frame.and_then(|frame| frame.frame))
+}
+
+/// A reason's name by its number on the wire.
+pub(crate) fn reason_name(number: i32) -> &'static str {
+    domain::kernel::Reason::try_from(number).map_or("UNKNOWN_REASON", domain::kernel::Reason::name)
+}
+
+/// What both cores ask for.
+pub(crate) enum Work {
+    /// Of the sender.
+    Send(send::Effect),
+    /// Of the receiver.
+    Receive(receive::Effect),
+}

@@ -1,0 +1,163 @@
+//! From verified bytes to rows: who signed, does it join on, whose record is it, of what use is it.
+
+use crate::book::Book;
+use crate::receive::Outcome;
+use bytes::Bytes;
+use domain::kernel::{Reason, Timestamp};
+use domain::stream::{Position, StreamId};
+use prost::Message as _;
+use proto::convert::entry::{self, Entry};
+use proto::convert::view::ViewHead;
+use proto::device::v1 as device;
+use proto::kernel::v1 as kernel;
+use seal::segment::{SaltedEntry, Segment};
+use storage::region::{Apply, InboxEntry, InboxItem, ViewRow};
+
+/// Verifies and opens segments of one stream from where the cursor stands. Pure.
+///
+/// # Errors
+/// With the outcome to report, when nothing of the range may be applied.
+pub fn open(
+    book: &Book,
+    cursor: Position,
+    segments: &[Segment],
+    now: Timestamp,
+) -> Result<Option<Apply>, Outcome> {
+    let Some(first) = segments.first() else { return Ok(None) };
+    let stream = first.stream().clone();
+    let refuse = |reason| Outcome::Refused(cursor, reason);
+    let agreement =
+        book.agreement(stream.agreement, stream.version).ok_or(refuse(Reason::AgreementUnknown))?;
+    if stream.origin == book.region || !agreement.has_party(&stream.origin) {
+        return Err(refuse(Reason::NotAParty));
+    }
+    let origin = book.find_region(&stream.origin).ok_or(refuse(Reason::RegionUnknown))?;
+    let mut reached = cursor;
+    let mut entries = Vec::new();
+    for segment in segments {
+        if segment.last_seq() <= reached.seq {
+            continue;
+        }
+        segment.verify(&origin.signing_key).map_err(|error| refuse(error.reason()))?;
+        if segment.before().seq > reached.seq {
+            break;
+        }
+        let opened = match segment.open(&book.region, &book.sealing) {
+            Ok(opened) => opened,
+            Err(error) => return Err(refuse(error.reason())),
+        };
+        reached = extend(agreement.sha256, segment, reached, opened, &mut entries)
+            .ok_or(refuse(Reason::StreamForked))?;
+    }
+    if reached == cursor {
+        let beyond = segments.iter().any(|segment| segment.last_seq() > cursor.seq);
+        return if beyond { Err(Outcome::Gap(cursor)) } else { Ok(None) };
+    }
+    Ok(Some(Apply { stream, before: cursor, after: reached, entries, now }))
+}
+
+/// Adds a segment's entries after `reached`; entries before it were applied from another packaging and
+/// must have led to the same hash. `None` when they did not.
+fn extend(
+    agreement_sha256: [u8; 32],
+    segment: &Segment,
+    reached: Position,
+    opened: Vec<SaltedEntry>,
+    entries: &mut Vec<InboxEntry>,
+) -> Option<Position> {
+    let stream = segment.stream();
+    let mut position = segment.before();
+    if position.seq == reached.seq && position != reached {
+        return None;
+    }
+    for salted in opened {
+        position = seal::chain::extend(position, &salted.commitment());
+        if position.seq < reached.seq {
+            continue;
+        }
+        if position.seq == reached.seq {
+            if position != reached {
+                return None;
+            }
+            continue;
+        }
+        let item = item(stream, agreement_sha256, position.seq, salted);
+        entries.push(InboxEntry { seq: position.seq, item });
+    }
+    Some(position)
+}
+
+/// What an entry comes to. An entry that cannot be used is parked, and the stream moves on.
+fn item(stream: &StreamId, agreement_sha256: [u8; 32], seq: u64, salted: SaltedEntry) -> InboxItem {
+    let park = |reason, salted: SaltedEntry| InboxItem::Parked {
+        reason,
+        salt: salted.salt,
+        entry: salted.entry,
+    };
+    match entry::decode(&salted.entry) {
+        Err(reason) => park(reason, salted),
+        Ok(Entry::Start { agreement_sha256: named }) => {
+            if seq == 1 && named == agreement_sha256 {
+                InboxItem::Control
+            } else {
+                park(Reason::AgreementUnknown, salted)
+            }
+        }
+        Ok(Entry::View(view, head)) => {
+            if head.owner_region != stream.origin {
+                return park(Reason::NotTheOwner, salted);
+            }
+            InboxItem::View(view_row(stream, seq, view, &head, &salted.entry))
+        }
+        Ok(Entry::Leave { record_id, kind, birth_region, revision, share_n, reason: _ }) => {
+            let encoded = device::Withdrawal {
+                record_id: Bytes::copy_from_slice(record_id.as_bytes()),
+                kind: kind.code(),
+                source: Some(source(stream, seq)),
+            };
+            InboxItem::Withdrawal(ViewRow {
+                record_id,
+                birth_region,
+                kind,
+                revision,
+                share_n,
+                view_sha256: None,
+                // A tombstone outlives what it stands for: a view that comes late must not bring it back.
+                expires_at: Timestamp::from_micros(i64::MAX),
+                encoded: encoded.encode_to_vec().into(),
+            })
+        }
+    }
+}
+
+fn view_row(
+    stream: &StreamId,
+    seq: u64,
+    view: kernel::View,
+    head: &ViewHead,
+    entry: &[u8],
+) -> ViewRow {
+    // Over the bytes as they came: a field that this release does not know counts too.
+    let view_sha256 = seal::key::sha256(entry);
+    let encoded = device::NeighbourView { view: Some(view), source: Some(source(stream, seq)) };
+    ViewRow {
+        record_id: head.record_id,
+        birth_region: head.birth_region.clone(),
+        kind: head.kind,
+        revision: head.revision,
+        share_n: head.share_n,
+        view_sha256: Some(view_sha256),
+        expires_at: head.expires_at,
+        encoded: encoded.encode_to_vec().into(),
+    }
+}
+
+fn source(stream: &StreamId, seq: u64) -> device::ViewSource {
+    device::ViewSource {
+        origin_region: stream.origin.to_string(),
+        agreement_id: Bytes::copy_from_slice(stream.agreement.as_bytes()),
+        agreement_version: stream.version,
+        lane: stream.lane.code(),
+        seq,
+    }
+}

@@ -1,0 +1,322 @@
+//! What to do with segments that come in. Pure: the shell around it verifies, opens and writes to the
+//! store, and tells what came of it.
+//!
+//! Streams are taken one after another each, but beside one another: while a range is being applied the
+//! next segments of its stream gather, and all that join on are applied together.
+
+use domain::kernel::{Lane, Reason, Timestamp};
+use domain::stream::{Position, StreamId};
+use proto::link::{CreditIn, HEAD_LATE_MS};
+use seal::segment::Segment;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Segments of one stream that may wait; a sender that honours its credit cannot send more.
+const SEGMENTS_WAITING_MAX: usize = 8_192;
+/// Segments applied together; bounds the size of one transaction.
+const SEGMENTS_PER_TAKE_MAX: usize = 256;
+/// Entries applied together.
+const ENTRIES_PER_TAKE_MAX: u64 = 4_096;
+/// A stream with more parked entries than this is paused: something is wrong with it, not with an entry.
+pub const PARKED_MAX: u64 = 1_000;
+/// How often a segment that cannot be used is asked for again before the stream waits for a person.
+const RETRIES_MAX: u32 = 2;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A whole segment came.
+    Segment(Segment, usize),
+    /// A range was tried; see [`Outcome`].
+    Taken(StreamId, Outcome),
+    /// A head came and was verified.
+    Head(StreamId, Position),
+    /// Time passes.
+    Tick(Timestamp),
+}
+
+/// What came of a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Applied and on disk.
+    Applied {
+        /// Where the cursor stands.
+        position: Position,
+        /// Entries parked in the stream so far.
+        parked_count: u64,
+    },
+    /// The first segment begins beyond the cursor.
+    Gap(Position),
+    /// Refused: forged, broken or of no agreement; nothing was applied.
+    Refused(Position, Reason),
+    /// The store could not write; tried again at the next tick.
+    Unwritten,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Verify, open and apply these, in order.
+    Take {
+        /// The stream.
+        stream: StreamId,
+        /// Where it stands.
+        cursor: Position,
+        /// What came.
+        segments: Vec<Segment>,
+    },
+    /// Sign and send a receipt.
+    Receipt(StreamId, Position, u64),
+    /// Let the gateway send more of a lane.
+    Grant(Lane, u32),
+    /// Ask for a stream again from here.
+    Want(StreamId, u64),
+    /// No fresh word of a stream: gateway or origin, undecidable from here.
+    HeadLate(StreamId),
+    /// Something a person must look at.
+    Alarm(StreamId, Reason),
+}
+
+#[derive(Debug)]
+struct Stream {
+    applied: Position,
+    parked_count: u64,
+    waiting: VecDeque<(Segment, usize)>,
+    /// Bytes of the segments being applied, by lane the same.
+    taking: Option<Vec<(Segment, usize)>>,
+    /// Furthest entry known to exist.
+    known_seq: u64,
+    /// When a segment or head last came.
+    heard_at: Timestamp,
+    head_late: bool,
+    retries: u32,
+    /// Waits for a person: forked, or too much parked.
+    paused: bool,
+}
+
+/// How a stream stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Applied up to here.
+    pub applied: Position,
+    /// Furthest entry known to exist.
+    pub known_seq: u64,
+    /// Entries parked.
+    pub parked_count: u64,
+    /// No fresh word of it for 65 s.
+    pub head_late: bool,
+}
+
+/// The receiving core of one link.
+#[derive(Debug)]
+pub struct Receiver {
+    streams: BTreeMap<StreamId, Stream>,
+    credit: CreditIn,
+    now: Timestamp,
+}
+
+impl Receiver {
+    /// A core over streams that are applied so far.
+    pub fn new(applied: Vec<(StreamId, Position, u64)>, now: Timestamp) -> Self {
+        let streams = applied
+            .into_iter()
+            .map(|(stream, position, parked)| (stream, Stream::new(position, parked, now)))
+            .collect();
+        Self { streams, credit: CreditIn::default(), now }
+    }
+
+    /// Takes an event, tells what to do.
+    pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Segment(segment, size) => self.segment(segment, size, &mut effects),
+            Event::Taken(stream, outcome) => self.taken(&stream, outcome, &mut effects),
+            Event::Head(stream, position) => self.head(&stream, position, &mut effects),
+            Event::Tick(now) => self.tick(now, &mut effects),
+        }
+        effects
+    }
+
+    /// Initial grants for the lanes of a new link.
+    pub fn open(&mut self, lanes: &[Lane]) -> Vec<Effect> {
+        lanes.iter().map(|lane| Effect::Grant(*lane, self.credit.open(*lane))).collect()
+    }
+
+    /// Counts a piece that came.
+    ///
+    /// # Errors
+    /// When the gateway had no credit for it.
+    pub fn received(&mut self, lane: Lane, size: usize) -> Result<(), Reason> {
+        self.credit.received(lane, size)
+    }
+
+    /// How every stream stands.
+    pub fn standings(&self) -> impl Iterator<Item = (&StreamId, Standing)> {
+        self.streams.iter().map(|(id, stream)| {
+            let standing = Standing {
+                applied: stream.applied,
+                known_seq: stream.known_seq,
+                parked_count: stream.parked_count,
+                head_late: stream.head_late,
+            };
+            (id, standing)
+        })
+    }
+
+    fn stream(&mut self, id: &StreamId) -> &mut Stream {
+        let now = self.now;
+        self.streams
+            .entry(id.clone())
+            .or_insert_with(|| Stream::new(seal::chain::start(id), 0, now))
+    }
+
+    fn segment(&mut self, segment: Segment, size: usize, effects: &mut Vec<Effect>) {
+        let id = segment.stream().clone();
+        let now = self.now;
+        let stream = self.stream(&id);
+        stream.heard_at = now;
+        stream.head_late = false;
+        stream.known_seq = stream.known_seq.max(segment.last_seq());
+        if stream.paused
+            || segment.last_seq() <= stream.applied.seq
+            || stream.waiting.len() >= SEGMENTS_WAITING_MAX
+        {
+            // Of no use: its bytes are free again.
+            self.consumed(id.lane, size, effects);
+            return;
+        }
+        stream.waiting.push_back((segment, size));
+        stream.take(&id, effects);
+    }
+
+    fn taken(&mut self, id: &StreamId, outcome: Outcome, effects: &mut Vec<Effect>) {
+        let stream = self.stream(id);
+        let taken = stream.taking.take().unwrap_or_default();
+        let size = taken.iter().fold(0, |sum: usize, (_, size)| sum.saturating_add(*size));
+        match outcome {
+            Outcome::Applied { position, parked_count } => {
+                stream.retries = 0;
+                stream.applied = position;
+                stream.parked_count = parked_count;
+                stream.known_seq = stream.known_seq.max(position.seq);
+                effects.push(Effect::Receipt(id.clone(), position, parked_count));
+                if parked_count > PARKED_MAX {
+                    stream.paused = true;
+                    effects.push(Effect::Alarm(id.clone(), Reason::LimitExceeded));
+                }
+            }
+            Outcome::Gap(position) => {
+                stream.applied = position;
+                stream.ask_again(id, effects);
+            }
+            Outcome::Refused(position, reason) => {
+                stream.applied = position;
+                effects.push(Effect::Alarm(id.clone(), reason));
+                if reason == Reason::StreamForked {
+                    stream.paused = true;
+                    stream.waiting.clear();
+                } else {
+                    stream.ask_again(id, effects);
+                }
+            }
+            Outcome::Unwritten => {
+                // Keeps the range; a tick tries again.
+                for segment in taken.into_iter().rev() {
+                    stream.waiting.push_front(segment);
+                }
+                return;
+            }
+        }
+        self.consumed(id.lane, size, effects);
+        self.stream(id).take(id, effects);
+    }
+
+    fn head(&mut self, id: &StreamId, position: Position, effects: &mut Vec<Effect>) {
+        let now = self.now;
+        let stream = self.stream(id);
+        stream.heard_at = now;
+        stream.head_late = false;
+        stream.known_seq = stream.known_seq.max(position.seq);
+        let idle = stream.taking.is_none() && stream.waiting.is_empty() && !stream.paused;
+        if position.seq == stream.applied.seq && position.h != stream.applied.h {
+            stream.paused = true;
+            effects.push(Effect::Alarm(id.clone(), Reason::StreamForked));
+        } else if idle && position.seq > stream.applied.seq {
+            // The origin has more than came here: a hole, by name.
+            effects.push(Effect::Want(id.clone(), stream.applied.seq + 1));
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.now = now;
+        for (id, stream) in &mut self.streams {
+            if stream.applied.seq > 0
+                && now.millis_since(stream.heard_at) > HEAD_LATE_MS.cast_signed()
+                && !stream.head_late
+            {
+                stream.head_late = true;
+                effects.push(Effect::HeadLate(id.clone()));
+            }
+            stream.take(id, effects);
+        }
+    }
+
+    fn consumed(&mut self, lane: Lane, size: usize, effects: &mut Vec<Effect>) {
+        if let Some(grant) = self.credit.consumed(lane, size) {
+            effects.push(Effect::Grant(lane, grant));
+        }
+    }
+}
+
+impl Stream {
+    fn new(applied: Position, parked_count: u64, now: Timestamp) -> Self {
+        Self {
+            applied,
+            parked_count,
+            waiting: VecDeque::new(),
+            taking: None,
+            known_seq: applied.seq,
+            heard_at: now,
+            head_late: false,
+            retries: 0,
+            paused: false,
+        }
+    }
+
+    /// Takes all waiting segments that follow one another.
+    fn take(&mut self, id: &StreamId, effects: &mut Vec<Effect>) {
+        if self.taking.is_some() || self.paused || self.waiting.is_empty() {
+            return;
+        }
+        let mut taking: Vec<(Segment, usize)> = Vec::new();
+        let mut entries = 0;
+        while let Some((segment, _)) = self.waiting.front() {
+            let follows =
+                taking.last().is_none_or(|(last, _)| segment.first_seq() <= last.last_seq() + 1);
+            if !follows
+                || taking.len() >= SEGMENTS_PER_TAKE_MAX
+                || entries + segment.count() > ENTRIES_PER_TAKE_MAX
+            {
+                break;
+            }
+            entries += segment.count();
+            taking.extend(self.waiting.pop_front());
+        }
+        effects.push(Effect::Take {
+            stream: id.clone(),
+            cursor: self.applied,
+            segments: taking.iter().map(|(segment, _)| segment.clone()).collect(),
+        });
+        self.taking = Some(taking);
+    }
+
+    fn ask_again(&mut self, id: &StreamId, effects: &mut Vec<Effect>) {
+        // What waits was sent after the range that failed; it comes again from there.
+        self.retries += 1;
+        if self.retries > RETRIES_MAX {
+            self.paused = true;
+            effects.push(Effect::Alarm(id.clone(), Reason::ChainBroken));
+            return;
+        }
+        effects.push(Effect::Want(id.clone(), self.applied.seq + 1));
+    }
+}

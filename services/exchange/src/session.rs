@@ -1,0 +1,484 @@
+//! An open link: frames in, frames out, and the two cores between them.
+
+use crate::link::{Ended, Exchange, LinkError, Work, reason_name};
+use crate::open;
+use crate::receive::{self, Outcome, Receiver};
+use crate::send::{self, Ready, Sender};
+use domain::kernel::{Lane, Reason, RegionId};
+use domain::stream::{Position, StreamId};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use prost::Message as _;
+use proto::exchange::v1 as pb;
+use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
+use proto::kernel::v1::SignedObject;
+use proto::link::{Assembler, DEAD_AFTER_MS, PING_INTERVAL_MS};
+use runtime::ErrorChain;
+use seal::segment::Segment;
+use seal::signed;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use storage::region::{Committed, ReceiptRow};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
+
+/// How often the cores are told the time.
+const TICK: Duration = Duration::from_millis(500);
+/// Ranges up to this many entries are opened where they come: cheaper than a hop to another thread.
+const ENTRIES_OPENED_INLINE_MAX: u64 = 8;
+
+/// Work that ends some time.
+enum Done {
+    Cut(StreamId, Option<Ready>),
+    Taken(StreamId, Outcome),
+    Frame(Option<link_request::Frame>),
+}
+
+/// An open link.
+pub(crate) struct Session<'a> {
+    link: &'a Exchange,
+    sender: Sender,
+    receiver: Receiver,
+    assembler: &'a mut Assembler,
+    out: mpsc::Sender<LinkRequest>,
+    /// Frames that go before pieces.
+    control: VecDeque<link_request::Frame>,
+    /// Newest receipt of each stream that is not yet sent; signed when it goes.
+    receipts: BTreeMap<StreamId, (Position, u64)>,
+    work: FuturesUnordered<BoxFuture<'a, Done>>,
+    heard_at: Instant,
+    pinged_at: Instant,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(
+        link: &'a Exchange,
+        sender: Sender,
+        receiver: Receiver,
+        assembler: &'a mut Assembler,
+        out: mpsc::Sender<LinkRequest>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            link,
+            sender,
+            receiver,
+            assembler,
+            out,
+            control: VecDeque::new(),
+            receipts: BTreeMap::new(),
+            work: FuturesUnordered::new(),
+            heard_at: now,
+            pinged_at: now,
+        }
+    }
+
+    /// What is said first: agreements, receipts, credit; then what the gateway lacks.
+    pub(crate) fn open(&mut self, welcome: Welcome) -> Result<(), LinkError> {
+        for signed in self.link.book.agreements.values() {
+            self.control.push_back(link_request::Frame::Agreement(signed.signed.clone()));
+        }
+        let standings: Vec<_> = self.receiver.standings().map(|(id, s)| (id.clone(), s)).collect();
+        for (stream, standing) in standings {
+            self.receipts.insert(stream, (standing.applied, standing.parked_count));
+        }
+        let grants = self.receiver.open(self.link.lanes);
+        self.receive_effects(grants);
+        let stored = welcome
+            .stored
+            .into_iter()
+            .map(|position| <(StreamId, Position)>::try_from(position).ok())
+            .collect::<Option<Vec<_>>>()
+            .ok_or(LinkError::Protocol("welcome"))?;
+        let resumes = welcome
+            .resumes
+            .into_iter()
+            .filter_map(|resume| Some((resume.segment_id.as_ref().try_into().ok()?, resume.have)))
+            .collect();
+        self.send_event(send::Event::Welcomed { stored, resumes });
+        Ok(())
+    }
+
+    /// Drives the link until it ends.
+    pub(crate) async fn run(
+        &mut self,
+        mut inbound: tonic::Streaming<LinkResponse>,
+        mut commits: broadcast::Receiver<Committed>,
+    ) -> Result<Ended, LinkError> {
+        let mut ticks = tokio::time::interval(TICK);
+        let out = self.out.clone();
+        loop {
+            let speaks =
+                !self.control.is_empty() || !self.receipts.is_empty() || self.sender.has_piece();
+            // No arm holds state across its await: a lost race loses nothing.
+            tokio::select! {
+                () = self.link.tasks.soft().cancelled() => return Ok(Ended::Stopped),
+                frame = inbound.message() => {
+                    let frame = frame.map_err(|status| LinkError::Line(status.message().to_owned()))?;
+                    let frame = frame.ok_or_else(|| LinkError::Line("closed".to_owned()))?;
+                    self.heard_at = Instant::now();
+                    if let Some(ended) = self.frame(frame.frame)? {
+                        return Ok(ended);
+                    }
+                }
+                commit = commits.recv() => self.committed(commit).await?,
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
+                permit = out.reserve(), if speaks => {
+                    let permit = permit.map_err(|_| LinkError::Line("closed".to_owned()))?;
+                    if let Some(frame) = self.next_frame() {
+                        permit.send(LinkRequest { frame: Some(frame) });
+                    }
+                }
+                _ = ticks.tick() => self.tick()?,
+            }
+        }
+    }
+
+    fn next_frame(&mut self) -> Option<link_request::Frame> {
+        if let Some(frame) = self.control.pop_front() {
+            return Some(frame);
+        }
+        while let Some((stream, (position, parked_count))) = self.receipts.pop_first() {
+            if let Some(receipt) = self.receipt(stream, position, parked_count) {
+                return Some(receipt);
+            }
+        }
+        for effect in self.sender.step(send::Event::Writable) {
+            match effect {
+                send::Effect::Send(piece) => return Some(link_request::Frame::Piece(piece)),
+                other => self.effect(Work::Send(other)),
+            }
+        }
+        None
+    }
+
+    /// Signs a receipt; one that names parked entries needs the store and follows later.
+    fn receipt(
+        &mut self,
+        stream: StreamId,
+        position: Position,
+        parked_count: u64,
+    ) -> Option<link_request::Frame> {
+        let receipt = signed::Receipt {
+            stream,
+            position,
+            party: self.link.book.region.clone(),
+            created_at: self.link.clock.now(),
+            parked: Vec::new(),
+            parked_count,
+        };
+        if parked_count == 0 {
+            return Some(link_request::Frame::Receipt(receipt.sign(&self.link.book.signing)));
+        }
+        let link = self.link;
+        self.work.push(Box::pin(async move {
+            let limit = u32::try_from(signed::PARKED_PER_RECEIPT_MAX).unwrap_or(1);
+            let Ok(rows) = link.store.list_parked(&receipt.stream, limit).await else {
+                return Done::Frame(None);
+            };
+            let parked = rows
+                .into_iter()
+                .filter_map(|(seq, code)| Some((seq, Reason::try_from(code).ok()?)));
+            let receipt = signed::Receipt { parked: parked.collect(), ..receipt };
+            Done::Frame(Some(link_request::Frame::Receipt(receipt.sign(&link.book.signing))))
+        }));
+        None
+    }
+
+    fn tick(&mut self) -> Result<(), LinkError> {
+        let now = self.link.clock.now();
+        self.send_event(send::Event::Tick(now));
+        let effects = self.receiver.step(receive::Event::Tick(now));
+        self.receive_effects(effects);
+        self.show();
+        if self.heard_at.elapsed() > Duration::from_millis(DEAD_AFTER_MS) {
+            return Err(LinkError::Silent);
+        }
+        if self.pinged_at.elapsed() >= Duration::from_millis(PING_INTERVAL_MS) {
+            self.pinged_at = Instant::now();
+            self.control.push_back(link_request::Frame::Ping(pb::Ping { reply: false, token: 0 }));
+        }
+        Ok(())
+    }
+
+    fn show(&self) {
+        self.link.status.with(|state| {
+            for (stream, stored) in self.sender.stored() {
+                state.stored.insert(stream.clone(), stored);
+            }
+            for (stream, standing) in self.receiver.standings() {
+                state.received.insert(stream.clone(), standing);
+            }
+        });
+    }
+
+    async fn committed(
+        &mut self,
+        commit: Result<Committed, broadcast::error::RecvError>,
+    ) -> Result<(), LinkError> {
+        let grown: Vec<(StreamId, Position)> = match commit {
+            Ok(commit) => commit.streams.to_vec(),
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                let rows = self.link.store.list_streams().await?;
+                rows.into_iter().map(|row| (row.stream, row.position)).collect()
+            }
+            Err(broadcast::error::RecvError::Closed) => return Ok(()),
+        };
+        for (stream, position) in grown {
+            self.send_event(send::Event::Durable(stream, position));
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Cut(_, Some(ready)) => self.send_event(send::Event::Cut(ready)),
+            Done::Cut(stream, None) => self.send_event(send::Event::CutFailed(stream)),
+            Done::Taken(stream, outcome) => {
+                let effects = self.receiver.step(receive::Event::Taken(stream, outcome));
+                self.receive_effects(effects);
+            }
+            Done::Frame(frame) => self.control.extend(frame),
+        }
+    }
+
+    fn frame(&mut self, frame: Option<link_response::Frame>) -> Result<Option<Ended>, LinkError> {
+        use link_response::Frame;
+        match frame.ok_or(LinkError::Protocol("unknown frame"))? {
+            Frame::Piece(piece) => self.piece(piece)?,
+            Frame::Stored(position) => {
+                let (stream, position) = decode(position)?;
+                self.send_event(send::Event::Stored(stream, position));
+            }
+            Frame::Credit(credit) => {
+                let lane =
+                    Lane::try_from(credit.lane).map_err(|_| LinkError::Protocol("credit"))?;
+                self.send_event(send::Event::Granted(lane, credit.size));
+            }
+            Frame::Receipt(receipt) => self.keep_receipt(receipt),
+            Frame::Head(head) => self.head(&head),
+            Frame::Want(want) => {
+                let stream = want.stream.and_then(|stream| StreamId::try_from(stream).ok());
+                let stream = stream.ok_or(LinkError::Protocol("want"))?;
+                self.send_event(send::Event::Wanted {
+                    stream,
+                    from_seq: want.from_seq,
+                    to_seq: want.to_seq,
+                });
+            }
+            Frame::Ping(ping) if !ping.reply => {
+                self.control.push_back(link_request::Frame::Ping(pb::Ping {
+                    reply: true,
+                    token: ping.token,
+                }));
+            }
+            Frame::Ping(_) => {}
+            Frame::Refusal(refusal) => {
+                tracing::warn!(region.id = %self.link.book.region, error.reason = reason_name(refusal.reason), "the gateway refused");
+                if refusal.fatal {
+                    return Err(LinkError::Refused(reason_name(refusal.reason)));
+                }
+                self.status_error(reason_name(refusal.reason));
+            }
+            Frame::ComeBack(come_back) => {
+                return Ok(Some(Ended::ComeBack(come_back.after_ms.min(60_000))));
+            }
+            Frame::Challenge(_) | Frame::Welcome(_) => {
+                return Err(LinkError::Protocol("out of turn"));
+            }
+        }
+        Ok(None)
+    }
+
+    fn status_error(&self, reason: &str) {
+        self.link.status.with(|state| reason.clone_into(&mut state.error));
+    }
+
+    fn piece(&mut self, piece: pb::SegmentPiece) -> Result<(), LinkError> {
+        let lane = Lane::try_from(piece.lane).map_err(|_| LinkError::Protocol("lane"))?;
+        self.receiver
+            .received(lane, piece.data.len())
+            .map_err(|_| LinkError::Protocol("no credit"))?;
+        let whole = self.assembler.take(piece).map_err(|_| LinkError::Protocol("piece"))?;
+        let Some((_, bytes)) = whole else { return Ok(()) };
+        let size = bytes.len();
+        // Broken before a stream can be named: the link ends, and the next one asks from the cursor.
+        let segment = Segment::parse(bytes).map_err(|_| LinkError::Protocol("segment"))?;
+        let effects = self.receiver.step(receive::Event::Segment(segment, size));
+        self.receive_effects(effects);
+        Ok(())
+    }
+
+    fn keep_receipt(&mut self, object: SignedObject) {
+        let link = self.link;
+        let Some(key) = signer_key(link, &object) else { return };
+        let Ok(receipt) = signed::Receipt::verify(&object, &key) else {
+            return self.alarm(None, Reason::SignatureInvalid);
+        };
+        if receipt.stream.origin != link.book.region {
+            return;
+        }
+        self.work.push(Box::pin(async move {
+            let known = link.store.find_outbox_hash(&receipt.stream, receipt.position.seq).await;
+            if let Ok(Some(h)) = known
+                && h != receipt.position.h
+            {
+                alarm(link, Some(&receipt.stream), Reason::StreamForked);
+                return Done::Frame(None);
+            }
+            let row = ReceiptRow {
+                stream: receipt.stream,
+                party: receipt.party,
+                position: receipt.position,
+                parked_count: receipt.parked_count,
+                received_at: link.clock.now(),
+                signed: object.encode_to_vec().into(),
+            };
+            if let Err(error) = link.store.keep_receipt(row).await {
+                tracing::error!(error = %ErrorChain(&error), "a receipt was not kept");
+            }
+            Done::Frame(None)
+        }));
+    }
+
+    fn head(&mut self, object: &SignedObject) {
+        let Some(key) = signer_key(self.link, object) else { return };
+        match signed::Head::verify(object, &key) {
+            Ok(head) => {
+                let effects = self.receiver.step(receive::Event::Head(head.stream, head.position));
+                self.receive_effects(effects);
+            }
+            Err(_) => self.alarm(None, Reason::SignatureInvalid),
+        }
+    }
+
+    fn send_event(&mut self, event: send::Event) {
+        for effect in self.sender.step(event) {
+            self.effect(Work::Send(effect));
+        }
+    }
+
+    fn receive_effects(&mut self, effects: Vec<receive::Effect>) {
+        for effect in effects {
+            self.effect(Work::Receive(effect));
+        }
+    }
+
+    fn effect(&mut self, work: Work) {
+        match work {
+            Work::Send(send::Effect::Cut { stream, after, to_seq }) => {
+                self.start_cut(stream, after, to_seq)
+            }
+            Work::Send(send::Effect::Send(piece)) => {
+                self.control.push_back(link_request::Frame::Piece(piece))
+            }
+            Work::Send(send::Effect::Head(stream, position)) => {
+                let head = signed::Head { stream, position, created_at: self.link.clock.now() };
+                self.control
+                    .push_back(link_request::Frame::Head(head.sign(&self.link.book.signing)));
+            }
+            Work::Send(send::Effect::WentBack(stream)) => {
+                self.alarm(Some(&stream), Reason::WentBack)
+            }
+            Work::Receive(receive::Effect::Take { stream, cursor, segments }) => {
+                self.start_take(stream, cursor, segments)
+            }
+            Work::Receive(receive::Effect::Receipt(stream, position, parked)) => {
+                self.receipts.insert(stream, (position, parked));
+            }
+            Work::Receive(receive::Effect::Grant(lane, size)) => {
+                self.control
+                    .push_back(link_request::Frame::Credit(pb::Credit { lane: lane.code(), size }));
+            }
+            Work::Receive(receive::Effect::Want(stream, from_seq)) => {
+                let want = pb::Want { stream: Some((&stream).into()), from_seq, to_seq: 0 };
+                self.control.push_back(link_request::Frame::Want(want));
+            }
+            Work::Receive(receive::Effect::HeadLate(stream)) => {
+                tracing::warn!(origin = %stream.origin, lane = stream.lane.name(), "no fresh head");
+            }
+            Work::Receive(receive::Effect::Alarm(stream, reason)) => {
+                self.alarm(Some(&stream), reason)
+            }
+        }
+    }
+
+    fn alarm(&self, stream: Option<&StreamId>, reason: Reason) {
+        alarm(self.link, stream, reason);
+    }
+
+    fn start_cut(&mut self, stream: StreamId, after: u64, to_seq: u64) {
+        let link = self.link;
+        self.work.push(Box::pin(async move {
+            match crate::cut::cut(
+                &link.store,
+                &link.book,
+                &stream,
+                after,
+                to_seq,
+                link.entropy.as_ref(),
+            )
+            .await
+            {
+                Ok(ready) => Done::Cut(stream, Some(ready)),
+                Err(error) => {
+                    tracing::error!(error = %ErrorChain(&error), "a range was not sealed");
+                    Done::Cut(stream, None)
+                }
+            }
+        }));
+    }
+
+    fn start_take(&mut self, stream: StreamId, cursor: Position, segments: Vec<Segment>) {
+        let link = self.link;
+        self.work.push(Box::pin(async move {
+            let outcome = take(link, cursor, segments).await;
+            Done::Taken(stream, outcome)
+        }));
+    }
+}
+
+/// Opens segments and writes what they come to.
+async fn take(link: &Exchange, cursor: Position, segments: Vec<Segment>) -> Outcome {
+    let now = link.clock.now();
+    let entries: u64 = segments.iter().map(Segment::count).sum();
+    let opened = if entries <= ENTRIES_OPENED_INLINE_MAX {
+        open::open(&link.book, cursor, &segments, now)
+    } else {
+        let book = std::sync::Arc::clone(&link.book);
+        let work = move || open::open(&book, cursor, &segments, now);
+        link.tasks.blocking("exchange.open", work).await.unwrap_or(Err(Outcome::Unwritten))
+    };
+    let apply = match opened {
+        Ok(Some(apply)) => apply,
+        // All of it was applied before.
+        Ok(None) => return Outcome::Applied { position: cursor, parked_count: 0 },
+        Err(outcome) => return outcome,
+    };
+    let after = apply.after;
+    match link.store.apply(apply).await {
+        Ok(applied) if applied.position == after => {
+            Outcome::Applied { position: applied.position, parked_count: applied.parked_count }
+        }
+        Ok(applied) => Outcome::Gap(applied.position),
+        Err(error) => {
+            tracing::error!(error = %ErrorChain(&error), "a range was not applied");
+            Outcome::Unwritten
+        }
+    }
+}
+
+fn alarm(link: &Exchange, stream: Option<&StreamId>, reason: Reason) {
+    let origin: Option<&RegionId> = stream.map(|stream| &stream.origin);
+    tracing::error!(region.id = %link.book.region, origin = ?origin, error.reason = reason.name(), "alarm");
+    link.status.with(|state| state.error = reason.name().to_owned());
+}
+
+fn signer_key(link: &Exchange, object: &SignedObject) -> Option<[u8; 32]> {
+    let signer = signed::signer(object).ok()?;
+    Some(link.book.find_region(&signer)?.signing_key)
+}
+
+fn decode(position: pb::StreamPosition) -> Result<(StreamId, Position), LinkError> {
+    <(StreamId, Position)>::try_from(position).map_err(|_| LinkError::Protocol("position"))
+}

@@ -1,0 +1,317 @@
+//! A record's way in: operations are decided by the rules, shared under the agreements, and committed
+//! together; what the ground has moved under is decided again.
+
+use crate::hosted::Hosted;
+use crate::shares::shares;
+use bytes::Bytes;
+use domain::kernel::{DeviceId, OperationId, Reason, RecordId, Role, Timestamp};
+use domain::operation::{Change, Context, Operation, Rejection, decide};
+use domain::record::Record;
+use prost::Message as _;
+use proto::convert;
+use proto::kernel::v1 as kernel;
+use std::collections::{HashMap, HashSet};
+use storage::region::{
+    Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite, ShownMap,
+};
+use storage::{ReadError, WriteError};
+
+/// How often a commit is decided again when its ground moves; past it the store is too busy.
+const TRIES_MAX: usize = 8;
+/// Waiting operations looked at when their device pushes.
+const HELD_MAX: u32 = 1_000;
+
+/// An operation as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Incoming {
+    pub(crate) operation: Operation,
+    /// First 16 bytes of SHA-256 of its bytes.
+    pub(crate) digest: [u8; 16],
+    /// Its bytes, to be kept while it waits.
+    pub(crate) encoded: Bytes,
+}
+
+/// Who sends operations, and when they came.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender {
+    pub(crate) role: Role,
+    pub(crate) device: Option<DeviceId>,
+    pub(crate) clock_offset_ms: i64,
+    pub(crate) now: Timestamp,
+    /// The certificate has run out: what it sends waits for an officer, but for a call for help.
+    pub(crate) expired: bool,
+}
+
+/// What became of an operation.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    Applied(Record),
+    Duplicate { revision_n: u64, record_id: RecordId },
+    Conflict(Box<Option<Record>>),
+    Rejected(Rejection),
+    Held,
+    Quarantined,
+}
+
+/// Why nothing was answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OperationsError {
+    #[error("the store could not be read")]
+    Read(#[from] ReadError),
+    #[error("the store could not be written")]
+    Write(#[from] WriteError),
+    #[error("a stored record is unreadable")]
+    Unreadable,
+    #[error("the records move faster than they can be decided on")]
+    Busy,
+}
+
+/// What the rules look at, read from the store and kept up to date as a batch is decided.
+#[derive(Default)]
+struct Ground {
+    operations: HashMap<OperationId, OperationRow>,
+    records: HashMap<RecordId, Record>,
+    shown: ShownMap,
+}
+
+/// Applies operations in order; one answer each.
+pub(crate) async fn apply(
+    region: &Hosted,
+    sender: &Sender,
+    incoming: &[Incoming],
+) -> Result<Vec<Answer>, OperationsError> {
+    // Fresh reports, the usual case, need to know nothing of what is there: the commit finds out.
+    let mut ground = if incoming.iter().all(|i| stands_alone(&i.operation)) {
+        Ground::default()
+    } else {
+        Ground::read(region, incoming).await?
+    };
+    for _ in 0..TRIES_MAX {
+        let (commit, answers) = decide_all(region, sender, incoming, ground);
+        if commit.items.is_empty() {
+            return Ok(answers);
+        }
+        match region.store.commit(commit).await? {
+            CommitVerdict::Done => return Ok(answers),
+            CommitVerdict::Stale(_) => ground = Ground::read(region, incoming).await?,
+        }
+    }
+    Err(OperationsError::Busy)
+}
+
+/// Applies what a device's waiting operations allow by now; gives how many moved on.
+pub(crate) async fn release_held(
+    region: &Hosted,
+    sender: &Sender,
+    device: DeviceId,
+) -> Result<usize, OperationsError> {
+    let rows = region.store.list_held(device, HELD_MAX).await?;
+    let mut incoming = Vec::with_capacity(rows.len());
+    for row in rows {
+        let encoded = row.encoded.ok_or(OperationsError::Unreadable)?;
+        let pb = proto::device::v1::Operation::decode(encoded.clone())
+            .map_err(|_| OperationsError::Unreadable)?;
+        let operation = Operation::try_from(pb).map_err(|_| OperationsError::Unreadable)?;
+        incoming.push(Incoming { operation, digest: row.digest, encoded });
+    }
+    let answers = apply(region, sender, &incoming).await?;
+    Ok(answers.iter().filter(|answer| !matches!(answer, Answer::Held)).count())
+}
+
+fn stands_alone(operation: &Operation) -> bool {
+    operation.change.creates()
+        && operation.parent_ids.is_empty()
+        && !matches!(operation.change, Change::TrackBatch(_))
+}
+
+impl Ground {
+    async fn read(region: &Hosted, incoming: &[Incoming]) -> Result<Self, OperationsError> {
+        let mut ids: HashSet<OperationId> = HashSet::new();
+        let mut records: HashSet<RecordId> = HashSet::new();
+        for Incoming { operation, .. } in incoming {
+            ids.insert(operation.operation_id);
+            ids.extend(&operation.parent_ids);
+            records.insert(operation.record_id);
+            if let Change::TrackBatch(track) = &operation.change {
+                records.insert(track.shift_id);
+            }
+        }
+        let ids: Vec<OperationId> = ids.into_iter().collect();
+        let rows = region.store.list_operations(&ids).await?;
+        let mut ground = Self {
+            operations: rows.into_iter().map(|row| (row.operation_id, row)).collect(),
+            ..Self::default()
+        };
+        for record in records {
+            if let Some(row) = region.store.find_record(record).await? {
+                ground.records.insert(
+                    record,
+                    decode_record(&row.encoded).ok_or(OperationsError::Unreadable)?,
+                );
+                ground.shown.extend(region.store.list_shown(record).await?);
+            }
+        }
+        Ok(ground)
+    }
+
+    fn outcome(&self, id: &OperationId) -> Option<OperationOutcome> {
+        self.operations.get(id).map(|row| row.outcome)
+    }
+}
+
+/// A stored record of this region.
+pub(crate) fn decode_record(encoded: &Bytes) -> Option<Record> {
+    let pb = kernel::Record::decode(encoded.clone()).ok()?;
+    convert::record::decode(pb).ok()
+}
+
+/// Decides a batch in order, each operation on the ground that those before it left.
+fn decide_all(
+    region: &Hosted,
+    sender: &Sender,
+    incoming: &[Incoming],
+    mut ground: Ground,
+) -> (Commit, Vec<Answer>) {
+    let mut items = Vec::new();
+    let mut answers = Vec::with_capacity(incoming.len());
+    for one in incoming {
+        let (answer, item) = decide_one(region, sender, one, &mut ground);
+        items.extend(item);
+        answers.push(answer);
+    }
+    (Commit { items, now: sender.now }, answers)
+}
+
+fn decide_one(
+    region: &Hosted,
+    sender: &Sender,
+    one: &Incoming,
+    ground: &mut Ground,
+) -> (Answer, Option<CommitItem>) {
+    let operation = &one.operation;
+    let mut replaces_held = false;
+    if let Some(row) = ground.operations.get(&operation.operation_id) {
+        if row.digest != one.digest {
+            return (Answer::Rejected(Rejection::of(Reason::OperationIdReused)), None);
+        }
+        match row.outcome {
+            OperationOutcome::Applied => {
+                let answer =
+                    Answer::Duplicate { revision_n: row.revision_n, record_id: row.record_id };
+                return (answer, None);
+            }
+            OperationOutcome::Rejected => {
+                let reason = row.reason.unwrap_or(Reason::FieldInvalid);
+                return (Answer::Rejected(Rejection::of(reason)), None);
+            }
+            OperationOutcome::Quarantined => return (Answer::Quarantined, None),
+            OperationOutcome::Held => replaces_held = true,
+        }
+    }
+    let answer = judge(region, sender, operation, ground);
+    if replaces_held && matches!(answer, Answer::Held) {
+        return (answer, None);
+    }
+    let item = item(region, sender, one, &answer, replaces_held, ground);
+    if let Some(item) = &item {
+        ground.operations.insert(operation.operation_id, item.operation.clone());
+    }
+    if let Answer::Applied(record) = &answer {
+        ground.records.insert(operation.record_id, record.clone());
+    }
+    (answer, item)
+}
+
+fn judge(region: &Hosted, sender: &Sender, operation: &Operation, ground: &Ground) -> Answer {
+    let parents = || operation.parent_ids.iter().map(|id| ground.outcome(id));
+    if sender.expired && !matches!(operation.change, Change::RaiseSos(_)) {
+        return Answer::Quarantined;
+    }
+    if parents().any(|outcome| outcome == Some(OperationOutcome::Rejected)) {
+        return Answer::Rejected(Rejection::of(Reason::ParentRejected));
+    }
+    if parents().any(|outcome| outcome == Some(OperationOutcome::Quarantined)) {
+        return Answer::Quarantined;
+    }
+    if parents().any(|outcome| outcome != Some(OperationOutcome::Applied)) {
+        return Answer::Held;
+    }
+    let current = ground.records.get(&operation.record_id);
+    let shift = match &operation.change {
+        Change::TrackBatch(track) => ground.records.get(&track.shift_id),
+        _ => None,
+    };
+    let context = Context {
+        region: region.region(),
+        epoch: region.store.epoch(),
+        now: sender.now,
+        clock_offset_ms: sender.clock_offset_ms,
+        role: sender.role,
+        device: sender.device,
+    };
+    match decide(operation, current, shift, &context) {
+        Ok(record) => Answer::Applied(record),
+        Err(rejection) if rejection.reason == Reason::RevisionStale => {
+            Answer::Conflict(Box::new(current.cloned()))
+        }
+        Err(rejection) => Answer::Rejected(rejection),
+    }
+}
+
+/// What is written for an answer; a conflict leaves no trace, so that the phone can try again.
+fn item(
+    region: &Hosted,
+    sender: &Sender,
+    one: &Incoming,
+    answer: &Answer,
+    replaces_held: bool,
+    ground: &mut Ground,
+) -> Option<CommitItem> {
+    let operation = &one.operation;
+    let (outcome, reason) = match answer {
+        Answer::Applied(_) => (OperationOutcome::Applied, None),
+        Answer::Rejected(rejection) => (OperationOutcome::Rejected, Some(rejection.reason)),
+        Answer::Held => (OperationOutcome::Held, None),
+        Answer::Quarantined => (OperationOutcome::Quarantined, None),
+        Answer::Duplicate { .. } | Answer::Conflict(_) => return None,
+    };
+    let waits = matches!(outcome, OperationOutcome::Held | OperationOutcome::Quarantined);
+    let record = if let Answer::Applied(record) = answer { Some(record) } else { None };
+    let row = OperationRow {
+        operation_id: operation.operation_id,
+        digest: one.digest,
+        device: sender.device,
+        record_id: operation.record_id,
+        outcome,
+        reason,
+        revision_n: record.map_or(0, |record| record.meta.revision.n),
+        received_at: sender.now,
+        encoded: waits.then(|| one.encoded.clone()),
+    };
+    let Some(record) = record else {
+        return Some(CommitItem { operation: row, replaces_held, write: None, shares: Vec::new() });
+    };
+    let base = ground.records.get(&operation.record_id).map(|current| current.meta.revision);
+    let left = shares(
+        &region.book,
+        region.store.epoch(),
+        record,
+        &ground.shown,
+        region.entropy.as_ref(),
+        sender.now,
+    );
+    for share in &left {
+        ground.shown.insert((share.record_id, share.stream.agreement), share.shown);
+    }
+    let write = RecordWrite {
+        record_id: record.meta.record_id,
+        kind: record.meta.kind,
+        base,
+        revision: record.meta.revision,
+        received_at: record.meta.received_at,
+        retention_class: record.meta.retention_class,
+        expires_at: record.meta.expires_at,
+        encoded: convert::record::encode(record).encode_to_vec().into(),
+    };
+    Some(CommitItem { operation: row, replaces_held, write: Some(write), shares: left })
+}

@@ -1,0 +1,168 @@
+//! `AgreementService`: what this region shares, and how far it has got.
+
+use super::Services;
+use crate::hosted::Hosted;
+use crate::status::{malformed, refuse, refuse_field, unreadable, unwritten};
+use bytes::Bytes;
+use domain::kernel::Reason;
+use domain::stream::StreamId;
+use proto::agreement::v1 as pb;
+use proto::agreement::v1::agreement_service_server::AgreementService;
+use proto::convert::kernel::encode_time;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use storage::ReadError;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// How often the states are sent.
+const STATES_EVERY: Duration = Duration::from_secs(1);
+/// Seqs of parked entries in a digest's answer.
+const PARKED_MAX: u32 = 1_000;
+
+#[tonic::async_trait]
+impl AgreementService for Services {
+    async fn list_agreements(
+        &self,
+        request: Request<pb::ListAgreementsRequest>,
+    ) -> Result<Response<pb::ListAgreementsResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/ListAgreements").await?;
+        let purpose = super::purpose(request.into_inner().purpose)?;
+        let agreements: Vec<pb::Agreement> =
+            region.book.agreements.values().map(|signed| (&signed.agreement).into()).collect();
+        region.disclose(&caller, purpose, "ListAgreements", (0, 0), 0).await.map_err(unwritten)?;
+        Ok(Response::new(pb::ListAgreementsResponse { agreements }))
+    }
+
+    type WatchStreamsStream =
+        Pin<Box<dyn Stream<Item = Result<pb::WatchStreamsResponse, Status>> + Send>>;
+
+    async fn watch_streams(
+        &self,
+        request: Request<pb::WatchStreamsRequest>,
+    ) -> Result<Response<Self::WatchStreamsStream>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/WatchStreams").await?;
+        let purpose = super::purpose(request.into_inner().purpose)?;
+        region.disclose(&caller, purpose, "WatchStreams", (0, 0), 0).await.map_err(unwritten)?;
+        let (out, states) = mpsc::channel(2);
+        let tasks = region.tasks.clone();
+        tasks.spawn("region.watch_streams", runtime::OnExit::Log, watch_states(region, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(states))))
+    }
+
+    async fn get_stream_digest(
+        &self,
+        request: Request<pb::GetStreamDigestRequest>,
+    ) -> Result<Response<pb::GetStreamDigestResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/GetStreamDigest").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        let stream = request.stream.ok_or_else(|| refuse_field("stream", "must be given"))?;
+        let stream = StreamId::try_from(stream).map_err(|violations| malformed(&violations))?;
+        let answer = digest(&region, &stream).await.map_err(|error| unreadable(&error))?;
+        let answer = answer.ok_or_else(|| refuse(Reason::RecordNotFound))?;
+        region.disclose(&caller, purpose, "GetStreamDigest", (0, 0), 0).await.map_err(unwritten)?;
+        Ok(Response::new(answer))
+    }
+}
+
+async fn watch_states(
+    region: Arc<Hosted>,
+    out: mpsc::Sender<Result<pb::WatchStreamsResponse, Status>>,
+) {
+    let soft = region.tasks.soft().clone();
+    let mut ticks = tokio::time::interval(STATES_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        // No arm holds state across its await.
+        tokio::select! {
+            () = soft.cancelled() => return,
+            () = out.closed() => return,
+            _ = ticks.tick() => {}
+        }
+        let message = states(&region).await.map_err(|error| unreadable(&error));
+        if out.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn states(region: &Hosted) -> Result<pb::WatchStreamsResponse, ReadError> {
+    let links = region.links.get();
+    let receipts: HashMap<_, _> = region
+        .store
+        .list_receipts()
+        .await?
+        .into_iter()
+        .map(|receipt| ((receipt.stream.clone(), receipt.party.clone()), receipt))
+        .collect();
+    let mut streams = Vec::new();
+    for row in region.store.list_streams().await? {
+        let Some(agreement) = region.book.agreement(row.stream.agreement, row.stream.version)
+        else {
+            continue;
+        };
+        for party in agreement.parties.iter().filter(|party| party.region != *region.region()) {
+            let receipt = receipts.get(&(row.stream.clone(), party.region.clone()));
+            streams.push(pb::StreamState {
+                stream: Some((&row.stream).into()),
+                party_region: party.region.to_string(),
+                last_seq: row.position.seq,
+                stored_seq: links.stored.get(&row.stream).copied().unwrap_or(0),
+                applied_seq: receipt.map_or(0, |receipt| receipt.position.seq),
+                parked_count: receipt.map_or(0, |receipt| receipt.parked_count),
+                head_late: false,
+            });
+        }
+    }
+    for row in region.store.list_inboxes().await? {
+        let standing = links.received.get(&row.stream);
+        streams.push(pb::StreamState {
+            stream: Some((&row.stream).into()),
+            party_region: region.region().to_string(),
+            last_seq: standing
+                .map_or(row.position.seq, |standing| standing.known_seq.max(row.position.seq)),
+            stored_seq: 0,
+            applied_seq: row.position.seq,
+            parked_count: row.parked_count,
+            head_late: standing.is_some_and(|standing| standing.head_late),
+        });
+    }
+    Ok(pb::WatchStreamsResponse {
+        streams,
+        link_up: links.links_up > 0,
+        link_error: links.error.chars().take(80).collect(),
+        server_time: Some(encode_time(region.now())),
+    })
+}
+
+/// `None` for a stream that is not known here.
+async fn digest(
+    region: &Hosted,
+    stream: &StreamId,
+) -> Result<Option<pb::GetStreamDigestResponse>, ReadError> {
+    let own = stream.origin == *region.region();
+    let known =
+        if own { region.store.list_streams().await? } else { region.store.list_inboxes().await? };
+    let Some(row) = known.into_iter().find(|row| row.stream == *stream) else { return Ok(None) };
+    let (views, parked) = if own {
+        (region.store.list_shown_views(stream).await?, Vec::new())
+    } else {
+        let parked = region.store.list_parked(stream, PARKED_MAX).await?;
+        (region.store.list_received_views(stream).await?, parked)
+    };
+    Ok(Some(pb::GetStreamDigestResponse {
+        digest: Bytes::copy_from_slice(&exchange::digest::digest(&views)),
+        view_count: views.len() as u64,
+        entry_count: row.position.seq,
+        parked_count: row.parked_count,
+        parked_seqs: parked.into_iter().map(|(seq, _)| seq).collect(),
+    }))
+}

@@ -1,0 +1,351 @@
+//! `DeviceService`: what a phone says.
+
+use super::Services;
+use crate::feed::{self, Wanted, cursor};
+use crate::hosted::Hosted;
+use crate::operations::{self, Answer, Incoming, OperationsError, Sender};
+use crate::status::{refuse, refuse_field, unreadable, unwritten};
+use bytes::Bytes;
+use domain::kernel::{DeviceId, Reason, RegionId, Revision};
+use domain::record::Record;
+use prost::Message as _;
+use proto::convert::kernel::{decode_time, encode_time};
+use proto::convert::{Path, operation, record};
+use proto::device::v1 as pb;
+use proto::device::v1::device_service_server::DeviceService;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use storage::region::DeviceRow;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+
+const PULL: &str = "wuling.device.v1.DeviceService/Pull";
+const WATCH: &str = "wuling.device.v1.DeviceService/Watch";
+const SYNC: &str = "wuling.device.v1.DeviceService/Sync";
+/// Changes in a page, unless the phone asks for fewer.
+const PAGE_DEFAULT: u32 = 200;
+const PAGE_MAX: u32 = 1_000;
+/// Answers that may wait for a slow phone; past it no more pushes are taken.
+const ANSWERS_QUEUED_MAX: usize = 64;
+
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl DeviceService for Services {
+    async fn enrol(
+        &self,
+        request: Request<pb::EnrolRequest>,
+    ) -> Result<Response<pb::EnrolResponse>, Status> {
+        let request = request.into_inner();
+        let region = self.region(&request.region_id)?;
+        Ok(Response::new(crate::enrol::enrol(&region, request).await?))
+    }
+
+    async fn push(
+        &self,
+        request: Request<pb::PushRequest>,
+    ) -> Result<Response<pb::PushResponse>, Status> {
+        Ok(Response::new(push(self, request.into_inner()).await?))
+    }
+
+    async fn pull(
+        &self,
+        request: Request<pb::PullRequest>,
+    ) -> Result<Response<pb::PullResponse>, Status> {
+        let (region, caller) = self.caller(&request, PULL).await?;
+        let request = request.into_inner();
+        let limit = match request.page_size {
+            0 => PAGE_DEFAULT,
+            1..=PAGE_MAX => request.page_size,
+            _ => return Err(refuse_field("page_size", "must be 1 to 1000")),
+        };
+        let wanted =
+            Wanted::new(&region, &caller, request.cursor, request.purpose, &request.kinds)?;
+        let (changes, last, more) = feed::page(&region, &wanted, limit).await?;
+        region
+            .disclose(&caller, wanted.purpose, "Pull", (wanted.after + 1, last), changes.len())
+            .await
+            .map_err(unwritten)?;
+        Ok(Response::new(pb::PullResponse {
+            changes,
+            next_cursor: Some(cursor(&region, last)),
+            more,
+        }))
+    }
+
+    type WatchStream = Out<pb::WatchResponse>;
+
+    async fn watch(
+        &self,
+        request: Request<pb::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (region, caller) = self.caller(&request, WATCH).await?;
+        let request = request.into_inner();
+        let wanted =
+            Wanted::new(&region, &caller, request.cursor, request.purpose, &request.kinds)?;
+        let messages = feed::watch(region, caller, wanted).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    type SyncStream = Out<pb::SyncResponse>;
+
+    async fn sync(
+        &self,
+        request: Request<Streaming<pb::SyncRequest>>,
+    ) -> Result<Response<Self::SyncStream>, Status> {
+        let (region, caller) = self.caller(&request, SYNC).await?;
+        let (out, answers) = mpsc::channel(ANSWERS_QUEUED_MAX);
+        let services = self.clone();
+        let inbound = request.into_inner();
+        let tasks = region.tasks.clone();
+        tasks.spawn("region.sync", runtime::OnExit::Log, async move {
+            let session = Sync { services, region, caller, out: out.clone(), watching: false };
+            if let Err(status) = session.run(inbound).await {
+                // The phone may be gone, which is then why the stream ended.
+                drop(out.send(Err(status)).await);
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// A stream of pushes and one watch.
+struct Sync {
+    services: Services,
+    region: Arc<Hosted>,
+    caller: crate::hosted::Caller,
+    out: mpsc::Sender<Result<pb::SyncResponse, Status>>,
+    watching: bool,
+}
+
+impl Sync {
+    async fn run(mut self, mut inbound: Streaming<pb::SyncRequest>) -> Result<(), Status> {
+        let soft = self.region.tasks.soft().clone();
+        loop {
+            // A push that was taken is answered before the next is read: the order of answers holds.
+            let request = tokio::select! {
+                () = soft.cancelled() => return Ok(()),
+                request = inbound.message() => request?,
+            };
+            match request.map(|request| request.request) {
+                None => return Ok(()),
+                Some(Some(pb::sync_request::Request::Push(request))) => {
+                    let answer = push(&self.services, request).await?;
+                    let response = Some(pb::sync_response::Response::Push(answer));
+                    if self.out.send(Ok(pb::SyncResponse { response })).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Some(Some(pb::sync_request::Request::Watch(request))) => {
+                    self.watch(request).await?
+                }
+                Some(None) => return Err(refuse_field("request", "must be push or watch")),
+            }
+        }
+    }
+
+    async fn watch(&mut self, request: pb::WatchRequest) -> Result<(), Status> {
+        if std::mem::replace(&mut self.watching, true) {
+            return Err(refuse_field("watch", "may be asked for once a stream"));
+        }
+        let wanted = Wanted::new(
+            &self.region,
+            &self.caller,
+            request.cursor,
+            request.purpose,
+            &request.kinds,
+        )?;
+        let messages = feed::watch(Arc::clone(&self.region), self.caller.clone(), wanted).await?;
+        let mut messages = ReceiverStream::new(messages).map(|message| {
+            message.map(|message| pb::SyncResponse {
+                response: Some(pb::sync_response::Response::Watch(message)),
+            })
+        });
+        let out = self.out.clone();
+        self.region.tasks.spawn("region.sync.watch", runtime::OnExit::Log, async move {
+            while let Some(message) = messages.next().await {
+                if out.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Takes a batch: the device's signature is the caller's proof, whatever the connection.
+async fn push(services: &Services, request: pb::PushRequest) -> Result<pb::PushResponse, Status> {
+    let signed =
+        request.signed_batch.ok_or_else(|| refuse_field("signed_batch", "must be given"))?;
+    if signed.batch.len() > seal::batch::BATCH_BYTES_MAX {
+        return Err(refuse(Reason::LimitExceeded));
+    }
+    let batch = pb::Batch::decode(signed.batch.clone())
+        .map_err(|_| refuse_field("signed_batch.batch", "is no Batch message"))?;
+    let region = services.region(&batch.region_id)?;
+    let device = device(&region, &batch.device_id).await?;
+    seal::batch::verify(&device.public_key, &signed.batch, &signed.signature)
+        .map_err(|error| refuse(error.reason()))?;
+    if device.revoked_at.is_some() {
+        return Err(refuse(Reason::DeviceRevoked));
+    }
+    let now = region.now();
+    let sent = batch.send_time.and_then(decode_time);
+    let sent =
+        sent.ok_or_else(|| refuse_field("signed_batch.batch.send_time", "must be a time"))?;
+    let sender = Sender {
+        role: device.role,
+        device: Some(device.device_id),
+        clock_offset_ms: now.millis_since(sent),
+        now,
+        expired: device.expires_at <= now,
+    };
+    if batch.operations.is_empty() || batch.operations.len() > operation::OPERATIONS_PER_BATCH_MAX {
+        return Err(refuse_field(
+            "signed_batch.batch.operations",
+            "must hold 1 to 1000 operations",
+        ));
+    }
+    let results = take(&region, &sender, batch.operations).await?;
+    Ok(pb::PushResponse {
+        results,
+        receive_time: Some(encode_time(now)),
+        clock_offset_ms: sender.clock_offset_ms,
+    })
+}
+
+async fn device(region: &Hosted, id: &[u8]) -> Result<DeviceRow, Status> {
+    let id = DeviceId::from_slice(id).ok_or_else(|| refuse(Reason::DeviceUnknown))?;
+    let found = region.store.find_device(id).await.map_err(|error| unreadable(&error))?;
+    found.ok_or_else(|| refuse(Reason::DeviceUnknown))
+}
+
+/// Decodes, applies and answers the operations of a batch; a malformed one is refused by itself.
+async fn take(
+    region: &Hosted,
+    sender: &Sender,
+    operations: Vec<pb::Operation>,
+) -> Result<Vec<pb::OperationResult>, Status> {
+    let mut results: Vec<Option<pb::OperationResult>> = Vec::with_capacity(operations.len());
+    let mut incoming = Vec::with_capacity(operations.len());
+    for (index, pb) in operations.into_iter().enumerate() {
+        let encoded: Bytes = pb.encode_to_vec().into();
+        let operation_id = pb.operation_id.clone();
+        match operation::decode(pb, Path::ROOT.field("operations").item(index)) {
+            Ok(operation) => {
+                let [first, ..] = *seal::key::sha256(&encoded).as_chunks::<16>().0 else {
+                    continue;
+                };
+                incoming.push(Incoming { operation, digest: first, encoded });
+                results.push(None);
+            }
+            Err(violations) => results.push(Some(pb::OperationResult {
+                operation_id,
+                outcome: pb::Outcome::Rejected.into(),
+                reason: Reason::FieldInvalid.code(),
+                field_violations: violations.0.iter().map(violation).collect(),
+                ..Default::default()
+            })),
+        }
+    }
+    let answers =
+        operations::apply(region, sender, &incoming).await.map_err(|error| failed(&error))?;
+    release(region, sender, &answers).await.map_err(|error| failed(&error))?;
+    let mut answered = incoming.iter().zip(answers);
+    Ok(results
+        .into_iter()
+        .filter_map(|done| {
+            done.or_else(|| answered.next().map(|(one, answer)| result(region, one, answer)))
+        })
+        .collect())
+}
+
+/// After operations were applied, those that waited for them may follow.
+async fn release(
+    region: &Hosted,
+    sender: &Sender,
+    answers: &[Answer],
+) -> Result<(), OperationsError> {
+    let Some(device) = sender.device else { return Ok(()) };
+    let holds = answers.iter().any(|answer| matches!(answer, Answer::Held));
+    {
+        let mut nothing_held = region.nothing_held.lock().unwrap_or_else(PoisonError::into_inner);
+        if holds {
+            nothing_held.remove(&device);
+            return Ok(());
+        }
+        if nothing_held.contains(&device) {
+            return Ok(());
+        }
+    }
+    while operations::release_held(region, sender, device).await? > 0 {}
+    if region.store.list_held(device, 1).await?.is_empty() {
+        region.nothing_held.lock().unwrap_or_else(PoisonError::into_inner).insert(device);
+    }
+    Ok(())
+}
+
+/// A failure of the whole call.
+pub(super) fn failed(error: &OperationsError) -> Status {
+    match error {
+        OperationsError::Read(error) => unreadable(error),
+        OperationsError::Write(error) => unwritten(*error),
+        OperationsError::Busy => refuse(Reason::ServerBusy),
+        OperationsError::Unreadable => {
+            tracing::error!("a stored record is unreadable");
+            refuse(Reason::Internal)
+        }
+    }
+}
+
+fn result(region: &Hosted, one: &Incoming, answer: Answer) -> pb::OperationResult {
+    let epoch = region.store.epoch();
+    let mut result = pb::OperationResult {
+        operation_id: Bytes::copy_from_slice(one.operation.operation_id.as_bytes()),
+        ..Default::default()
+    };
+    let outcome = match answer {
+        Answer::Applied(record) => {
+            result.revision = Some((&record.meta.revision).into());
+            pb::Outcome::Applied
+        }
+        Answer::Duplicate { revision_n, .. } => {
+            result.revision = Some((&Revision { t: 0, epoch, n: revision_n }).into());
+            pb::Outcome::Duplicate
+        }
+        Answer::Conflict(current) => {
+            result.reason = Reason::RevisionStale.code();
+            let current: Option<Record> = *current;
+            result.revision = current.as_ref().map(|record| (&record.meta.revision).into());
+            result.current = current.as_ref().map(record::encode);
+            pb::Outcome::Conflict
+        }
+        Answer::Rejected(rejection) => {
+            result.reason = rejection.reason.code();
+            result.field_violations = rejection.violations.iter().map(violation).collect();
+            pb::Outcome::Rejected
+        }
+        Answer::Held => pb::Outcome::Held,
+        Answer::Quarantined => pb::Outcome::Quarantined,
+    };
+    result.outcome = outcome.into();
+    result
+}
+
+fn violation(violation: &domain::kernel::FieldViolation) -> pb::FieldViolation {
+    pb::FieldViolation {
+        field: violation.field.clone(),
+        description: violation.description.clone(),
+    }
+}
+
+/// A region's id for the wire; empty means the region that answers.
+pub(super) fn region_or_own(text: &str, own: &RegionId) -> Result<RegionId, Status> {
+    if text.is_empty() {
+        Ok(own.clone())
+    } else {
+        RegionId::parse(text).map_err(|_| refuse(Reason::RegionUnknown))
+    }
+}

@@ -1,0 +1,288 @@
+//! Which segments are stored: the next one, a refill that joins on, or a jump that every party's
+//! receipt backs.
+
+use super::{State, Store};
+use crate::ReadError;
+use crate::sqlite::{blob, insert_rows, int, uint};
+use bytes::Bytes;
+use domain::kernel::{RegionId, Timestamp};
+use domain::stream::{Position, StreamId};
+use futures_util::TryStreamExt as _;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _};
+use sqlx::Row as _;
+
+/// A verified segment.
+#[derive(Clone, Debug)]
+pub struct SegmentWrite {
+    /// Its stream.
+    pub stream: StreamId,
+    /// Where it begins.
+    pub before: Position,
+    /// Where it ends.
+    pub after: Position,
+    /// The segment, as it came.
+    pub encoded: Bytes,
+    /// Who must receive it: the live parties of its agreement version without the origin.
+    pub recipients: Vec<RegionId>,
+    /// The gateway's clock.
+    pub now: Timestamp,
+}
+
+/// What became of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentVerdict {
+    /// On disk; the stream goes so far.
+    Stored(Position),
+    /// Was on disk before; the stream goes so far.
+    Known(Position),
+    /// Does not join on; the stream goes so far.
+    Apart(Position),
+    /// Another chain hash is known for a position it covers: two streams of one name.
+    Forked(Position),
+}
+
+/// A stream as far as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredStream {
+    /// The stream.
+    pub stream: StreamId,
+    /// How far it goes.
+    pub last: Position,
+    /// Seq of the oldest segment that is still held; `last.seq + 1` when none is.
+    pub oldest_seq: u64,
+    /// The newest signed head, as it came.
+    pub head: Option<Bytes>,
+}
+
+/// A segment that is held.
+#[derive(Clone, Debug)]
+pub struct StoredSegment {
+    /// Its first entry.
+    pub first_seq: u64,
+    /// Its last entry.
+    pub last_seq: u64,
+    /// The segment, as it came.
+    pub encoded: Bytes,
+}
+
+/// Segments read at a time; the driver reads ahead, and a segment may have a megabyte.
+const SEGMENTS_PER_READ_MAX: i64 = 16;
+const SEGMENTS: &str = "SELECT g.first_seq, g.last_seq, g.encoded FROM segment g JOIN stream s ON s.stream_no = g.stream_no
+    WHERE s.stream_id = $1 AND g.last_seq > $2 ORDER BY g.first_seq LIMIT $3";
+const STREAMS: &str = "SELECT s.stream_id, s.last_seq, s.last_h, s.head,
+    (SELECT g.first_seq FROM segment g WHERE g.stream_no = s.stream_no ORDER BY g.first_seq LIMIT 1) FROM stream s ORDER BY s.stream_no";
+
+/// Every statement the readers use here; a test prepares each.
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[SEGMENTS, STREAMS];
+
+impl Store {
+    /// Segments of a stream that reach past `after`, in order: the first, and more up to `bytes_max`
+    /// in all.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn list_segments(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<StoredSegment>, ReadError> {
+        let mut rows = sqlx::query(SEGMENTS)
+            .bind(stream.to_bytes())
+            .bind(i64::try_from(after).unwrap_or(i64::MAX))
+            .bind(SEGMENTS_PER_READ_MAX)
+            .fetch(&self.readers);
+        let mut segments = Vec::new();
+        let mut bytes = 0;
+        while let Some(row) = rows.try_next().await? {
+            let encoded: Bytes = row.try_get::<Vec<u8>, _>(2)?.into();
+            bytes += encoded.len();
+            if bytes > bytes_max && !segments.is_empty() {
+                break;
+            }
+            let (first_seq, last_seq) = (uint(row.try_get(0)?), uint(row.try_get(1)?));
+            segments.push(StoredSegment { first_seq, last_seq, encoded });
+        }
+        Ok(segments)
+    }
+
+    /// All streams.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn list_streams(&self) -> Result<Vec<StoredStream>, ReadError> {
+        let rows = sqlx::query(STREAMS).fetch_all(&self.readers).await?;
+        rows.iter()
+            .map(|row| {
+                let bad = || ReadError::Inconsistent("stream");
+                let h: Vec<u8> = row.try_get(2)?;
+                let last =
+                    Position { seq: uint(row.try_get(1)?), h: h.try_into().map_err(|_| bad())? };
+                Ok(StoredStream {
+                    stream: StreamId::from_bytes(row.try_get(0)?).ok_or_else(bad)?,
+                    last,
+                    head: row.try_get::<Option<Vec<u8>>, _>(3)?.map(Bytes::from),
+                    oldest_seq: row.try_get::<Option<i64>, _>(4)?.map_or(last.seq + 1, uint),
+                })
+            })
+            .collect()
+    }
+}
+
+pub(super) fn store(
+    state: &mut State,
+    conn: &Connection,
+    segments: &[SegmentWrite],
+) -> rusqlite::Result<Vec<SegmentVerdict>> {
+    let mut rows = Vec::new();
+    let mut verdicts = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let last = state.memory.last(&segment.stream);
+        let next = segment.before == last || fast_forward(state, segment, last);
+        let verdict = if next {
+            let number = number(state, conn, &segment.stream)?;
+            rows.push(row(number, segment));
+            state.memory.streams.insert(segment.stream.clone(), (number, segment.after));
+            state.pending.streams.insert(segment.stream.clone(), segment.after);
+            state.pending.segment(segment);
+            SegmentVerdict::Stored(segment.after)
+        } else if segment.before.seq == last.seq {
+            SegmentVerdict::Forked(last)
+        } else if segment.after.seq <= last.seq {
+            // Rows of this call must be visible to the refill's look at its neighbours.
+            write_rows(conn, &mut rows)?;
+            refill(state, conn, segment, last)?
+        } else {
+            SegmentVerdict::Apart(last)
+        };
+        verdicts.push(verdict);
+    }
+    write_rows(conn, &mut rows)?;
+    Ok(verdicts)
+}
+
+/// A jump over entries that every recipient has receipted: nobody will ever need them from here.
+fn fast_forward(state: &State, segment: &SegmentWrite, last: Position) -> bool {
+    let Some((number, _)) = state.memory.streams.get(&segment.stream) else { return false };
+    segment.before.seq > last.seq
+        && !segment.recipients.is_empty()
+        && segment.recipients.iter().all(|party| {
+            state
+                .memory
+                .receipts
+                .get(&(*number, party.clone()))
+                .is_some_and(|at| at.seq > segment.before.seq || *at == segment.before)
+        })
+}
+
+/// A range that was dropped or lost and is asked for again. It must join on to what is known on both
+/// sides: to a stored segment, or to an end of the stream.
+fn refill(
+    state: &mut State,
+    conn: &Connection,
+    segment: &SegmentWrite,
+    last: Position,
+) -> rusqlite::Result<SegmentVerdict> {
+    let number = number(state, conn, &segment.stream)?;
+    let overlapping: Option<(i64, i64)> = conn
+        .prepare_cached(
+            "SELECT first_seq, last_seq FROM segment WHERE stream_no = ?1 AND first_seq <= ?3 AND last_seq >= ?2 LIMIT 1",
+        )?
+        .query_row((number, int(segment.before.seq + 1), int(segment.after.seq)), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    if overlapping.is_some() {
+        return Ok(SegmentVerdict::Known(last));
+    }
+    let hash = |sql: &str, seq: u64| -> rusqlite::Result<Option<[u8; 32]>> {
+        conn.prepare_cached(sql)?.query_row((number, int(seq)), |row| row.get(0)).optional()
+    };
+    let before = if segment.before.seq == 0 {
+        Some(seal::chain::genesis(&segment.stream))
+    } else {
+        hash(
+            "SELECT h_after FROM segment WHERE stream_no = ?1 AND last_seq = ?2",
+            segment.before.seq,
+        )?
+    };
+    let after = if segment.after.seq == last.seq {
+        Some(last.h)
+    } else {
+        hash(
+            "SELECT h_before FROM segment WHERE stream_no = ?1 AND first_seq = ?2",
+            segment.after.seq + 1,
+        )?
+    };
+    let fits = |known: Option<[u8; 32]>, shown: [u8; 32]| known.is_none_or(|known| known == shown);
+    if !fits(before, segment.before.h) || !fits(after, segment.after.h) {
+        return Ok(SegmentVerdict::Forked(last));
+    }
+    if before.is_none() && after.is_none() {
+        // It touches nothing that is known, so nothing proves that it belongs here yet.
+        return Ok(SegmentVerdict::Apart(last));
+    }
+    write_rows(conn, &mut vec![row(number, segment)])?;
+    state.pending.streams.insert(segment.stream.clone(), last);
+    state.pending.segment(segment);
+    Ok(SegmentVerdict::Stored(last))
+}
+
+fn number(state: &mut State, conn: &Connection, stream: &StreamId) -> rusqlite::Result<i64> {
+    if let Some((number, _)) = state.memory.streams.get(stream) {
+        return Ok(*number);
+    }
+    let genesis = state.memory.last(stream);
+    let number = conn
+        .prepare_cached(
+            "INSERT INTO stream (stream_id, origin, last_seq, last_h) VALUES (?1, ?2, 0, ?3) RETURNING stream_no",
+        )?
+        .query_row((stream.to_bytes(), stream.origin.as_str(), genesis.h.as_slice()), |row| row.get(0))?;
+    state.memory.streams.insert(stream.clone(), (number, genesis));
+    Ok(number)
+}
+
+fn row(number: i64, segment: &SegmentWrite) -> Vec<Value> {
+    vec![
+        Value::Integer(number),
+        int(segment.before.seq + 1),
+        int(segment.after.seq),
+        blob(&segment.before.h),
+        blob(&segment.after.h),
+        Value::Blob(segment.encoded.to_vec()),
+        Value::Integer(segment.now.micros()),
+    ]
+}
+
+fn write_rows(conn: &Connection, rows: &mut Vec<Vec<Value>>) -> rusqlite::Result<()> {
+    const SEGMENT: &str = "INSERT INTO segment (stream_no, first_seq, last_seq, h_before, h_after, encoded, stored_at)";
+    insert_rows(conn, SEGMENT, 7, "", rows)?;
+    rows.clear();
+    Ok(())
+}
+
+/// One update a stream, however many segments the transaction held.
+pub(super) fn write_positions(state: &State, conn: &Connection) -> rusqlite::Result<()> {
+    for stream in state.pending.streams.keys() {
+        if let Some((number, last)) = state.memory.streams.get(stream) {
+            conn.prepare_cached(
+                "UPDATE stream SET last_seq = ?2, last_h = ?3 WHERE stream_no = ?1",
+            )?
+            .execute((number, int(last.seq), last.h.as_slice()))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn keep_head(
+    state: &mut State,
+    conn: &Connection,
+    stream: &StreamId,
+    signed: &Bytes,
+) -> rusqlite::Result<()> {
+    let number = number(state, conn, stream)?;
+    conn.prepare_cached("UPDATE stream SET head = ?2 WHERE stream_no = ?1")?
+        .execute((number, signed.as_ref()))?;
+    state.pending.heads.push((stream.clone(), signed.clone()));
+    Ok(())
+}

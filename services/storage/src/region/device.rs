@@ -1,0 +1,149 @@
+//! Phones and desks, and the codes they are enrolled with.
+
+use super::Store;
+use crate::ReadError;
+use domain::kernel::{DeviceId, Role, Timestamp};
+use rusqlite::{Connection, OptionalExtension as _};
+use sqlx::Row as _;
+
+/// An enrolled phone or desk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRow {
+    /// Its id.
+    pub device_id: DeviceId,
+    /// What it may do.
+    pub role: Role,
+    /// Code of the unit it belongs to.
+    pub unit: String,
+    /// P-256, SEC1 uncompressed.
+    pub public_key: Vec<u8>,
+    /// End of its certificate.
+    pub expires_at: Timestamp,
+    /// When it was revoked; `None` while it may work.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A code that a phone can be enrolled with, once.
+#[derive(Clone, Debug)]
+pub struct EnrolmentCode {
+    /// SHA-256 of the code.
+    pub code_sha256: [u8; 32],
+    /// Role the device will have.
+    pub role: Role,
+    /// Unit it will belong to.
+    pub unit: String,
+    /// Good until.
+    pub expires_at: Timestamp,
+}
+
+/// A phone with a code.
+#[derive(Clone, Debug)]
+pub struct Enrolment {
+    /// SHA-256 of the code it showed.
+    pub code_sha256: [u8; 32],
+    /// The id it gets.
+    pub device_id: DeviceId,
+    /// P-256, SEC1 uncompressed.
+    pub public_key: Vec<u8>,
+    /// Make and model.
+    pub model: String,
+    /// End of the certificate it gets.
+    pub expires_at: Timestamp,
+    /// The region's clock.
+    pub now: Timestamp,
+}
+
+/// What became of an enrolment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnrolVerdict {
+    /// It is a device now, with this role.
+    Enrolled(Role),
+    /// The code is unknown, used or too old.
+    CodeInvalid,
+}
+
+const DEVICE: &str = "SELECT device_id, role, unit, public_key, expires_at, revoked_at FROM device WHERE device_id = $1";
+
+/// Every statement the readers use here; a test prepares each.
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[DEVICE];
+
+impl Store {
+    /// A device of this region.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn find_device(&self, device: DeviceId) -> Result<Option<DeviceRow>, ReadError> {
+        let row = sqlx::query(DEVICE)
+            .bind(device.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(|row| {
+            let role = Role::try_from(row.try_get::<i64, _>(1)?)
+                .map_err(|_| ReadError::Inconsistent("device.role"))?;
+            Ok(DeviceRow {
+                device_id: device,
+                role,
+                unit: row.try_get(2)?,
+                public_key: row.try_get(3)?,
+                expires_at: Timestamp::from_micros(row.try_get(4)?),
+                revoked_at: row.try_get::<Option<i64>, _>(5)?.map(Timestamp::from_micros),
+            })
+        })
+        .transpose()
+    }
+}
+
+pub(super) fn insert_code(conn: &Connection, code: &EnrolmentCode) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO enrolment_code (code_sha256, role, unit, expires_at) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute((
+        code.code_sha256.as_slice(),
+        code.role.code(),
+        &code.unit,
+        code.expires_at.micros(),
+    ))?;
+    Ok(())
+}
+
+pub(super) fn enrol(conn: &Connection, enrolment: &Enrolment) -> rusqlite::Result<EnrolVerdict> {
+    let found: Option<(i64, String)> = conn
+        .prepare_cached(
+            "UPDATE enrolment_code SET device_id = ?2 WHERE code_sha256 = ?1 AND device_id IS NULL AND expires_at > ?3
+             RETURNING role, unit",
+        )?
+        .query_row(
+            (enrolment.code_sha256.as_slice(), enrolment.device_id.as_bytes().as_slice(), enrolment.now.micros()),
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let Some((role, unit)) = found else { return Ok(EnrolVerdict::CodeInvalid) };
+    let Ok(known) = Role::try_from(role) else { return Ok(EnrolVerdict::CodeInvalid) };
+    conn.prepare_cached(
+        "INSERT INTO device (device_id, role, unit, public_key, model, enrolled_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute((
+        enrolment.device_id.as_bytes().as_slice(),
+        role,
+        unit,
+        &enrolment.public_key,
+        &enrolment.model,
+        enrolment.now.micros(),
+        enrolment.expires_at.micros(),
+    ))?;
+    Ok(EnrolVerdict::Enrolled(known))
+}
+
+pub(super) fn revoke(
+    conn: &Connection,
+    device: DeviceId,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let changed = conn
+        .prepare_cached(
+            "UPDATE device SET revoked_at = ?2 WHERE device_id = ?1 AND revoked_at IS NULL",
+        )?
+        .execute((device.as_bytes().as_slice(), now.micros()))?;
+    Ok(changed > 0)
+}

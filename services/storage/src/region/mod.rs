@@ -1,0 +1,341 @@
+//! A region's store: its records, what it showed to whom, what its neighbours showed to it.
+
+mod apply;
+mod commit;
+mod device;
+mod disclosure;
+mod feed;
+mod stream;
+
+pub use apply::{Applied, Apply, InboxEntry, InboxItem, ViewRow};
+pub use commit::{
+    Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite, ShareWrite,
+};
+pub use device::{DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode};
+pub use disclosure::{Disclosure, Watcher};
+pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, Views};
+pub use stream::{DigestRow, OutboxEntry, ReceiptRow, StreamRow};
+
+use crate::sqlite::{self, Migration, OpenError};
+use crate::writer::{Answer, Call, Queue, WriteError, Writer};
+use domain::kernel::{AgreementId, DeviceId, Epoch, RecordId, RegionId, Timestamp};
+use domain::stream::{LastShown, Position, StreamId};
+use rusqlite::{Connection, OptionalExtension as _};
+use sqlx::SqlitePool;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    number: 1,
+    sql: include_str!("../../migrations/sqlite/region/0001_create_region_tables.sql"),
+}];
+
+/// Commits that a slow listener may be behind before it must read the store instead.
+const COMMITS_KEPT: usize = 1_024;
+
+/// What a commit changed, told to everybody who listens once it is on disk.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// New places in the feed, oldest first.
+    pub feed: Arc<[FeedItem]>,
+    /// Streams this region writes that grew, and how far they go now.
+    pub streams: Arc<[(StreamId, Position)]>,
+    /// Streams this region receives that were applied, and how far.
+    pub inbox: Arc<[(StreamId, Position)]>,
+    /// Receipts of other parties came in.
+    pub receipts: bool,
+}
+
+/// The store of one region. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    queue: Queue<Job>,
+    readers: SqlitePool,
+    committed: broadcast::Sender<Committed>,
+    epoch: Epoch,
+}
+
+#[derive(Debug)]
+pub(crate) enum Job {
+    Commit(Call<Commit, CommitVerdict>),
+    Apply(Call<Apply, Applied>),
+    Receipt(Call<ReceiptRow, bool>),
+    Disclose(Call<Disclosure, ()>),
+    Watchers(Call<(Timestamp, Vec<Watcher>), ()>),
+    Code(Call<EnrolmentCode, ()>),
+    Enrol(Call<Enrolment, EnrolVerdict>),
+    Revoke(Call<(DeviceId, Timestamp), bool>),
+}
+
+impl Store {
+    /// Opens or makes the store of `region` at `path`; `epoch` is used when it is made. The writer must
+    /// be run on a thread of its own for anything to be written.
+    ///
+    /// # Errors
+    /// When the file is another region's, of a newer program, or cannot be opened.
+    pub async fn open(
+        path: &Path,
+        region: &RegionId,
+        epoch: Epoch,
+    ) -> Result<(Self, Writer), OpenError> {
+        let conn = sqlite::open_writer(path, MIGRATIONS)?;
+        let epoch = own(&conn, region, epoch)?;
+        let (queue, jobs) = Queue::new();
+        let (committed, _) = broadcast::channel(COMMITS_KEPT);
+        let state = State {
+            memory: Memory::load(&conn)?,
+            pending: Pending::default(),
+            committed: committed.clone(),
+        };
+        let readers = sqlite::open_readers(path).await?;
+        Ok((Self { queue, readers, committed, epoch }, Writer::new(conn, jobs, state)))
+    }
+
+    /// The epoch the store is in.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Hears of every commit from now on. A listener that falls behind is told how many it missed.
+    pub fn listen(&self) -> broadcast::Receiver<Committed> {
+        self.committed.subscribe()
+    }
+
+    /// Applies operations, all or none; see [`CommitVerdict`].
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn commit(&self, commit: Commit) -> Result<CommitVerdict, WriteError> {
+        self.queue.call(commit, Job::Commit).await
+    }
+
+    /// Applies a range of a neighbour's stream, all or none.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn apply(&self, apply: Apply) -> Result<Applied, WriteError> {
+        self.queue.call(apply, Job::Apply).await
+    }
+
+    /// Keeps a party's receipt if it is newer than the one held; tells whether it was.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn keep_receipt(&self, receipt: ReceiptRow) -> Result<bool, WriteError> {
+        self.queue.call(receipt, Job::Receipt).await
+    }
+
+    /// Notes who is about to read what. The reply to the reader must wait for this.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn disclose(&self, disclosure: Disclosure) -> Result<(), WriteError> {
+        self.queue.call(disclosure, Job::Disclose).await
+    }
+
+    /// Notes who watches the feed from now on.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn set_watchers(
+        &self,
+        now: Timestamp,
+        watchers: Vec<Watcher>,
+    ) -> Result<(), WriteError> {
+        self.queue.call((now, watchers), Job::Watchers).await
+    }
+
+    /// Keeps an enrolment code.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn add_enrolment_code(&self, code: EnrolmentCode) -> Result<(), WriteError> {
+        self.queue.call(code, Job::Code).await
+    }
+
+    /// Trades an enrolment code for a device, once.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn enrol(&self, enrolment: Enrolment) -> Result<EnrolVerdict, WriteError> {
+        self.queue.call(enrolment, Job::Enrol).await
+    }
+
+    /// Revokes a device; tells whether there was one to revoke.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn revoke_device(
+        &self,
+        device: DeviceId,
+        now: Timestamp,
+    ) -> Result<bool, WriteError> {
+        self.queue.call((device, now), Job::Revoke).await
+    }
+}
+
+/// Makes sure the file is this region's; returns its epoch.
+fn own(conn: &Connection, region: &RegionId, epoch: Epoch) -> Result<Epoch, OpenError> {
+    let fact = |name: &str| {
+        conn.query_row("SELECT value FROM store_fact WHERE name = ?1", [name], |row| {
+            row.get::<_, Vec<u8>>(0)
+        })
+        .optional()
+    };
+    let Some(found) = fact("region_id")? else {
+        conn.execute(
+            "INSERT INTO store_fact (name, value) VALUES ('region_id', ?1), ('epoch', ?2)",
+            (region.as_str().as_bytes(), epoch.as_bytes().as_slice()),
+        )?;
+        return Ok(epoch);
+    };
+    if found != region.as_str().as_bytes() {
+        let found = String::from_utf8_lossy(&found).into_owned();
+        return Err(OpenError::WrongOwner { found, wanted: region.to_string() });
+    }
+    let epoch = fact("epoch")?.ok_or(OpenError::Inconsistent("epoch"))?;
+    Epoch::from_slice(&epoch).ok_or(OpenError::Inconsistent("epoch"))
+}
+
+/// What the writer keeps in memory so that a commit reads little; always what the disk holds.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    feed_seq: u64,
+    streams: HashMap<StreamId, (i64, Position)>,
+    inboxes: HashMap<StreamId, InboxState>,
+    watcher_set: Option<i64>,
+    disclosure_hash: [u8; 32],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InboxState {
+    number: i64,
+    applied: Position,
+    parked_count: u64,
+}
+
+/// Changes of the open transaction, told to listeners when it is on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    feed: Vec<FeedItem>,
+    streams: HashMap<StreamId, Position>,
+    inbox: HashMap<StreamId, Position>,
+    receipts: bool,
+    now: Option<Timestamp>,
+}
+
+/// The writer's side of a region's store.
+#[derive(Debug)]
+pub(crate) struct State {
+    memory: Memory,
+    pending: Pending,
+    committed: broadcast::Sender<Committed>,
+}
+
+impl Memory {
+    fn load(conn: &Connection) -> rusqlite::Result<Self> {
+        let feed_seq: i64 = conn.query_row(
+            "SELECT max(coalesce((SELECT max(feed_seq) FROM record), 0),
+                        coalesce((SELECT max(feed_seq) FROM view), 0))",
+            [],
+            |row| row.get(0),
+        )?;
+        let disclosure_hash = conn
+            .query_row(
+                "SELECT hash FROM disclosure ORDER BY disclosure_no DESC LIMIT 1",
+                [],
+                |row| row.get(0),
+            )
+            .optional()?
+            .unwrap_or([0; 32]);
+        Ok(Self {
+            feed_seq: sqlite::uint(feed_seq),
+            streams: stream::load(conn)?,
+            inboxes: apply::load(conn)?,
+            watcher_set: None,
+            disclosure_hash,
+        })
+    }
+}
+
+impl crate::writer::Apply for State {
+    type Job = Job;
+
+    fn apply(&mut self, conn: &Connection, jobs: &mut [Job]) -> rusqlite::Result<()> {
+        commit::run(self, conn, jobs)?;
+        for job in jobs.iter_mut() {
+            match job {
+                Job::Commit(_) => {}
+                Job::Apply(call) => {
+                    let verdict = apply::run(self, conn, &call.input)?;
+                    call.set(verdict);
+                }
+                Job::Receipt(call) => {
+                    let kept = stream::keep_receipt(self, conn, &call.input)?;
+                    call.set(kept);
+                }
+                Job::Disclose(call) => {
+                    disclosure::insert(self, conn, &call.input)?;
+                    call.set(());
+                }
+                Job::Watchers(call) => {
+                    disclosure::set_watchers(self, conn, call.input.0, &call.input.1)?;
+                    call.set(());
+                }
+                Job::Code(call) => {
+                    device::insert_code(conn, &call.input)?;
+                    call.set(());
+                }
+                Job::Enrol(call) => {
+                    let verdict = device::enrol(conn, &call.input)?;
+                    call.set(verdict);
+                }
+                Job::Revoke(call) => {
+                    let found = device::revoke(conn, call.input.0, call.input.1)?;
+                    call.set(found);
+                }
+            }
+        }
+        disclosure::note_watched(self, conn)
+    }
+
+    fn flushed(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        // Nobody may be listening; what was written is on disk for whoever comes later.
+        drop(self.committed.send(Committed {
+            feed: pending.feed.into(),
+            streams: pending.streams.into_iter().collect(),
+            inbox: pending.inbox.into_iter().collect(),
+            receipts: pending.receipts,
+        }));
+    }
+
+    fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.pending = Pending::default();
+        let watcher_set = self.memory.watcher_set;
+        self.memory = Memory { watcher_set, ..Memory::load(conn)? };
+        Ok(())
+    }
+}
+
+impl Answer for Job {
+    fn answer(&mut self, flushed: Result<(), WriteError>) {
+        match self {
+            Self::Commit(call) => call.answer(flushed),
+            Self::Apply(call) => call.answer(flushed),
+            Self::Receipt(call) => call.answer(flushed),
+            Self::Disclose(call) => call.answer(flushed),
+            Self::Watchers(call) => call.answer(flushed),
+            Self::Code(call) => call.answer(flushed),
+            Self::Enrol(call) => call.answer(flushed),
+            Self::Revoke(call) => call.answer(flushed),
+        }
+    }
+}
+
+/// What is remembered of a record under an agreement, by both.
+pub type ShownKey = (RecordId, AgreementId);
+/// See [`ShownKey`].
+pub type ShownMap = HashMap<ShownKey, LastShown>;

@@ -1,0 +1,196 @@
+//! Group commit: one thread takes whatever waits, applies it in one transaction, flushes once, then
+//! answers everybody. No timer: batches form by themselves under load, and alone a job waits for its
+//! own flush only.
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, oneshot};
+
+/// Jobs taken into one transaction; more would only make the first of them wait longer.
+const JOBS_PER_COMMIT_MAX: usize = 512;
+/// Jobs that may wait; a sender past it waits too, which is how load reaches the caller.
+const JOBS_QUEUED_MAX: usize = 2_048;
+
+/// Why a write was not made. Nothing of it is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// No space; the store takes up work by itself when there is some.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The disk or the writer failed; the process must stop and read its disk again.
+    #[error("the store cannot write")]
+    Stopped,
+    /// The job broke a rule of the schema; a mistake of this program.
+    #[error("the store refused the rows")]
+    Refused,
+}
+
+/// One thing to write, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Call<I, O> {
+    pub(crate) input: I,
+    output: Option<O>,
+    reply: Option<oneshot::Sender<Result<O, WriteError>>>,
+}
+
+impl<I, O> Call<I, O> {
+    fn new(input: I) -> (Self, oneshot::Receiver<Result<O, WriteError>>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { input, output: None, reply: Some(reply) }, answer)
+    }
+
+    /// Notes what to answer once the transaction is on disk.
+    pub(crate) fn set(&mut self, output: O) {
+        self.output = Some(output);
+    }
+}
+
+/// Anything that waits for its flush.
+pub(crate) trait Answer {
+    /// Tells whoever waits. `Ok` means: on disk.
+    fn answer(&mut self, flushed: Result<(), WriteError>);
+}
+
+impl<I, O> Answer for Call<I, O> {
+    fn answer(&mut self, flushed: Result<(), WriteError>) {
+        let Some(reply) = self.reply.take() else { return };
+        let outcome = flushed.and_then(|()| self.output.take().ok_or(WriteError::Refused));
+        // The caller may have hung up; what was written stays written.
+        drop(reply.send(outcome));
+    }
+}
+
+/// The sending side of a store's writer.
+#[derive(Debug)]
+pub(crate) struct Queue<J>(mpsc::Sender<J>);
+
+impl<J> Clone for Queue<J> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<J> Queue<J> {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<J>) {
+        let (sender, receiver) = mpsc::channel(JOBS_QUEUED_MAX);
+        (Self(sender), receiver)
+    }
+
+    /// Hands a job in and waits for its flush. Dropping the future leaves the job in the queue: it is
+    /// written all the same, which is why every job must be idempotent by its own keys.
+    pub(crate) async fn call<I, O>(
+        &self,
+        input: I,
+        wrap: impl FnOnce(Call<I, O>) -> J,
+    ) -> Result<O, WriteError> {
+        let (call, answer) = Call::new(input);
+        self.0.send(wrap(call)).await.map_err(|_| WriteError::Stopped)?;
+        answer.await.map_err(|_| WriteError::Stopped)?
+    }
+}
+
+/// What a store does with the jobs of one transaction.
+pub(crate) trait Apply {
+    /// Its jobs.
+    type Job: Answer;
+
+    /// Applies the jobs on an open transaction and notes each one's output.
+    fn apply(&mut self, conn: &Connection, jobs: &mut [Self::Job]) -> rusqlite::Result<()>;
+
+    /// The transaction is on disk: tell those who watch.
+    fn flushed(&mut self);
+
+    /// The transaction was rolled back: forget what it left in memory.
+    fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()>;
+}
+
+/// The writing side of a store. [`Self::run`] blocks its thread until every sender is gone.
+pub struct Writer(Box<dyn FnOnce() -> Result<(), WriteError> + Send>);
+
+impl Writer {
+    pub(crate) fn new<A>(conn: Connection, jobs: mpsc::Receiver<A::Job>, state: A) -> Self
+    where
+        A: Apply + Send + 'static,
+        A::Job: Send,
+    {
+        Self(Box::new(move || Committer { conn, jobs, state }.run()))
+    }
+
+    /// Writes until every sender is gone.
+    ///
+    /// # Errors
+    /// When a flush failed: what the disk holds is unknown then, so the process must end and read it
+    /// again.
+    pub fn run(self) -> Result<(), WriteError> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+struct Committer<A: Apply> {
+    conn: Connection,
+    jobs: mpsc::Receiver<A::Job>,
+    state: A,
+}
+
+impl<A: Apply> Committer<A> {
+    fn run(mut self) -> Result<(), WriteError> {
+        let mut batch = Vec::new();
+        while let Some(first) = self.jobs.blocking_recv() {
+            batch.push(first);
+            while batch.len() < JOBS_PER_COMMIT_MAX {
+                let Ok(next) = self.jobs.try_recv() else { break };
+                batch.push(next);
+            }
+            self.commit(&mut batch)?;
+            batch.clear();
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, batch: &mut [A::Job]) -> Result<(), WriteError> {
+        match self.transact(batch) {
+            Ok(()) => {
+                self.state.flushed();
+                batch.iter_mut().for_each(|job| job.answer(Ok(())));
+                Ok(())
+            }
+            Err(error) => {
+                let verdict = judge(&error);
+                tracing::error!(error = %error, jobs = batch.len(), "a transaction was rolled back");
+                if self.state.rolled_back(&self.conn).is_err() || verdict == WriteError::Stopped {
+                    batch.iter_mut().for_each(|job| job.answer(Err(WriteError::Stopped)));
+                    return Err(WriteError::Stopped);
+                }
+                if verdict == WriteError::Refused && batch.len() > 1 {
+                    // One bad job must not take the others with it.
+                    return batch
+                        .iter_mut()
+                        .try_for_each(|job| self.commit(std::slice::from_mut(job)));
+                }
+                batch.iter_mut().for_each(|job| job.answer(Err(verdict)));
+                Ok(())
+            }
+        }
+    }
+
+    fn transact(&mut self, batch: &mut [A::Job]) -> rusqlite::Result<()> {
+        let tx = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        self.state.apply(&tx, batch)?;
+        tx.commit()
+    }
+}
+
+fn judge(error: &rusqlite::Error) -> WriteError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => WriteError::DiskFull,
+        Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            WriteError::Stopped
+        }
+        _ => WriteError::Refused,
+    }
+}
