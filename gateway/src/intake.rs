@@ -26,7 +26,7 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    fn new(reason: Reason, stream: Option<&StreamId>, detail: impl ToString) -> Self {
+    fn new(reason: Reason, stream: Option<&StreamId>, detail: &dyn ToString) -> Self {
         Self { reason, stream: stream.cloned(), detail: detail.to_string() }
     }
 

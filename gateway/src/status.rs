@@ -3,7 +3,6 @@
 
 use domain::kernel::{Entropy, FieldViolation, Reason, ReasonKind};
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{
@@ -41,11 +40,7 @@ pub(crate) fn internal(request_id: String) -> Status {
 pub(crate) fn request_id(entropy: &dyn Entropy) -> String {
     let mut bytes = [0; 16];
     entropy.fill(&mut bytes);
-    bytes.iter().fold(String::new(), |mut id, byte| {
-        // Writing to a string cannot fail.
-        drop(write!(id, "{byte:02x}"));
-        id
-    })
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn build(

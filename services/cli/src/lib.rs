@@ -1,1 +1,13 @@
+//! The `wuling` command: sets a linkage up, plays a phone, shows the demo.
+//!
+//! *Is* the administrator's and the newcomer's tool, and the library that the tests set up their
+//! linkages with.
+//!
+//! *Never* has a rule or a format of its own: it calls the same crates as the servers.
+//!
+//! *Start at* [`linkage`] for what a linkage is made of, [`demo`] for the main job in one process.
 
+pub mod client;
+pub mod demo;
+pub mod linkage;
+pub mod phone;

@@ -4,7 +4,7 @@ use crate::store::{Store, StoreError, int};
 use crate::sync;
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
-use domain::kernel::{DeviceId, Epoch, RegionId, Role, Timestamp};
+use domain::kernel::{DeviceId, Epoch, LinkageId, RegionId, Role, Timestamp};
 use prost::Message as _;
 use proto::convert::kernel::decode_time;
 use proto::device::v1 as pb;
@@ -13,9 +13,12 @@ use std::fmt;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
-/// A code as the region's screen shows it: `wuling:enrol?region=&endpoint=&ca=<sha256 hex>&code=`.
+/// A code as the region's screen shows it:
+/// `wuling:enrol?linkage=&region=&endpoint=&ca=<sha256 hex>&code=`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EnrolmentCode {
+    /// Linkage of the region; with it the region's host name and certificate are known.
+    pub linkage_id: LinkageId,
     /// Region that issued it.
     pub region_id: RegionId,
     /// host:port of the region's server.
@@ -105,6 +108,7 @@ impl EnrolmentCode {
                 _ => Err(CodeError::NotOnce(name)),
             }
         };
+        let linkage_id = field("linkage")?.parse().map_err(|_| CodeError::Invalid("linkage"))?;
         let (region, endpoint) = (field("region")?, field("endpoint")?);
         let (authority, code) = (field("ca")?, field("code")?);
         let region_id = RegionId::parse(region).map_err(|_| CodeError::Invalid("region"))?;
@@ -117,7 +121,7 @@ impl EnrolmentCode {
             return Err(CodeError::Invalid("code"));
         }
         let (endpoint, code) = (endpoint.to_owned(), code.to_owned());
-        Ok(Self { region_id, endpoint, authority_sha256, code })
+        Ok(Self { linkage_id, region_id, endpoint, authority_sha256, code })
     }
 
     /// Whether this is the certificate of the authority that the code names.
@@ -138,8 +142,8 @@ impl EnrolmentCode {
 
 impl fmt::Display for EnrolmentCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { region_id, endpoint, authority_sha256, code } = self;
-        write!(f, "wuling:enrol?region={region_id}&endpoint={endpoint}&ca=")?;
+        let Self { linkage_id, region_id, endpoint, authority_sha256, code } = self;
+        write!(f, "wuling:enrol?linkage={linkage_id}&region={region_id}&endpoint={endpoint}&ca=")?;
         for byte in authority_sha256 {
             write!(f, "{byte:02x}")?;
         }

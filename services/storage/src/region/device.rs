@@ -1,10 +1,11 @@
 //! Phones and desks, and the codes they are enrolled with.
 
 use super::Store;
-use crate::ReadError;
+use crate::{OpenError, ReadError};
 use domain::kernel::{DeviceId, Role, Timestamp};
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use sqlx::Row as _;
+use std::path::Path;
 
 /// An enrolled phone or desk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +93,18 @@ impl Store {
         })
         .transpose()
     }
+}
+
+/// Keeps an enrolment code in a store that a server may be working on at the same time.
+///
+/// # Errors
+/// When there is no store at `path`, or it is busy for longer than five seconds.
+pub fn issue_code(path: &Path, code: &EnrolmentCode) -> Result<(), OpenError> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    insert_code(&conn, code)?;
+    Ok(())
 }
 
 pub(super) fn insert_code(conn: &Connection, code: &EnrolmentCode) -> rusqlite::Result<()> {

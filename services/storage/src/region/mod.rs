@@ -11,7 +11,7 @@ pub use apply::{Applied, Apply, InboxEntry, InboxItem, ViewRow};
 pub use commit::{
     Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite, ShareWrite,
 };
-pub use device::{DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode};
+pub use device::{DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode, issue_code};
 pub use disclosure::{Disclosure, Watcher};
 pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, Views};
 pub use stream::{DigestRow, OutboxEntry, ReceiptRow, StreamRow};

@@ -1,0 +1,457 @@
+//! The words of the command line, and what each calls.
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use cli::demo;
+use cli::linkage::{self, RegionSpec, Terms};
+use cli::phone::{self, Phone};
+use device::Draft;
+use domain::agreement::{AgreementForm, Clause, Grant, Release};
+use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
+use domain::kernel::{
+    Clock as _, Datum, FixSource, GatewayId, GeoPoint, LinkageId, Purpose, RegionId, Role,
+};
+use domain::operation::Change;
+use domain::risk::{Event, EventSource, EventState, category};
+use prost::Message as _;
+use proto::kernel::v1::SignedObject;
+use runtime::clock::{SystemClock, SystemEntropy};
+use runtime::data_dir::{SHARED, write_atomic};
+use runtime::telemetry;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Wuling Link (武陵联动): patrol, risk and joint-defence records across county lines.
+#[derive(Debug, Parser)]
+#[command(version, name = "wuling")]
+pub(crate) struct Flags {
+    /// What is logged (tracing directives).
+    #[arg(long, global = true, default_value = "error")]
+    log: String,
+    #[command(subcommand)]
+    word: Word,
+}
+
+impl Flags {
+    /// How to log.
+    pub(crate) fn log(&self) -> telemetry::Config {
+        telemetry::Config { filter: self.log.clone(), ..telemetry::Config::default() }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Word {
+    /// Shows the main job: a linkage in one process, a link cut and healed, a verdict 演示
+    Demo(Demo),
+    /// The linkage's authority 联动管理机构
+    #[command(subcommand)]
+    Authority(AuthorityWord),
+    /// A region's keys, trust and enrolment codes 区域
+    #[command(subcommand)]
+    Region(RegionWord),
+    /// A gateway's keys 网关
+    #[command(subcommand)]
+    Gateway(GatewayWord),
+    /// Charters and agreements, as signed files 协议
+    #[command(subcommand)]
+    Agreement(AgreementWord),
+    /// A phone on the command line 手机
+    Phone(PhoneArgs),
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// Exit 0 only when everything arrived, once, the same on both sides (it always does; kept for scripts)
+    #[arg(long)]
+    check: bool,
+    /// Print the verdict as one line of JSON, last on standard output
+    #[arg(long)]
+    json: bool,
+    /// Keep the linkage up afterwards and print how to connect
+    #[arg(long)]
+    serve: bool,
+    /// Empty or new folder for the demo's files; without it a scratch folder that is removed
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum AuthorityWord {
+    /// Makes root key, directory key and an empty directory
+    Init {
+        /// The authority's folder
+        #[arg(long)]
+        dir: PathBuf,
+        /// Id of the linkage
+        #[arg(long)]
+        linkage: LinkageId,
+    },
+    /// Publishes the directory with these cards put in or replaced
+    Publish {
+        /// The authority's folder
+        #[arg(long)]
+        dir: PathBuf,
+        /// Cards that `region init` and `gateway init` wrote
+        cards: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum RegionWord {
+    /// Makes a region's keys and store, and its card for the authority
+    Init(RegionInit),
+    /// Copies what the authority published into a data folder
+    Trust {
+        /// The data folder
+        #[arg(long)]
+        data: PathBuf,
+        /// The authority's folder, or a copy of its `trust` beside nothing else
+        #[arg(long)]
+        authority: PathBuf,
+    },
+    /// Issues a code to enrol a phone or desk with: once, 15 minutes
+    Code {
+        /// The data folder
+        #[arg(long)]
+        data: PathBuf,
+        /// The region
+        #[arg(long)]
+        region: RegionId,
+        /// What the device may do, such as PATROLLER or DUTY_OFFICER
+        #[arg(long)]
+        role: String,
+        /// Code of the unit it belongs to
+        #[arg(long, default_value = "")]
+        unit: String,
+        /// host:port of the region's server
+        #[arg(long)]
+        endpoint: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RegionInit {
+    /// The data folder
+    #[arg(long)]
+    data: PathBuf,
+    /// Id of the linkage
+    #[arg(long)]
+    linkage: LinkageId,
+    /// Id of the region
+    #[arg(long)]
+    region: RegionId,
+    /// township or county
+    #[arg(long, default_value = "township")]
+    level: String,
+    /// Division code as SCHEME:CODE:EDITION, such as NBS:500114117:2023
+    #[arg(long)]
+    code: Vec<String>,
+    /// Name in Chinese
+    #[arg(long)]
+    name_zh: String,
+    /// Name in English
+    #[arg(long)]
+    name_en: String,
+    /// The region above it
+    #[arg(long)]
+    superior: Option<RegionId>,
+    /// Where to write the card
+    #[arg(long)]
+    card: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum GatewayWord {
+    /// Makes a gateway's keys, and its card for the authority
+    Init {
+        /// The data folder
+        #[arg(long)]
+        data: PathBuf,
+        /// Id of the linkage
+        #[arg(long)]
+        linkage: LinkageId,
+        /// Id of the gateway
+        #[arg(long)]
+        gateway: GatewayId,
+        /// host:port under which regions reach it
+        #[arg(long)]
+        endpoint: String,
+        /// Where to write the card
+        #[arg(long)]
+        card: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AgreementWord {
+    /// Writes an agreement down, to be signed by every party
+    Propose {
+        /// A data folder with the linkage's trust
+        #[arg(long)]
+        data: PathBuf,
+        /// Title
+        #[arg(long)]
+        title: String,
+        /// A charter between a region and its superior
+        #[arg(long)]
+        charter: bool,
+        /// A party; name each
+        #[arg(long = "party", required = true)]
+        parties: Vec<RegionId>,
+        /// A clause as GRANT:RELEASE, such as EVENT_DETAIL:AT_ONCE
+        #[arg(long = "clause", required = true)]
+        clauses: Vec<String>,
+        /// Days in force
+        #[arg(long, default_value_t = 365)]
+        days: i64,
+        /// Where to write it
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Adds a region's signature
+    Sign {
+        /// The data folder that holds the region's key
+        #[arg(long)]
+        data: PathBuf,
+        /// The region
+        #[arg(long)]
+        region: RegionId,
+        /// The agreement
+        file: PathBuf,
+    },
+    /// Puts an agreement that all have signed into a region's folder; counts from the next start
+    Install {
+        /// The data folder
+        #[arg(long)]
+        data: PathBuf,
+        /// The region
+        #[arg(long)]
+        region: RegionId,
+        /// The agreement
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct PhoneArgs {
+    /// The phone's folder
+    #[arg(long)]
+    store: PathBuf,
+    #[command(subcommand)]
+    word: PhoneWord,
+}
+
+#[derive(Debug, Subcommand)]
+enum PhoneWord {
+    /// Trades a code for a certificate
+    Enrol {
+        /// wuling:enrol?…
+        code: String,
+    },
+    /// Writes an event down; needs no line
+    Report {
+        /// Category code, such as GEOLOGICAL
+        #[arg(long)]
+        category: String,
+        /// Degrees east, WGS-84
+        #[arg(long)]
+        lon: f64,
+        /// Degrees north, WGS-84
+        #[arg(long)]
+        lat: f64,
+        /// What was seen
+        text: String,
+    },
+    /// Sends what waits, reads what is new
+    Sync,
+    /// What waits and what is held
+    Status,
+}
+
+/// Does what was asked; tells whether it came out well.
+#[tokio::main]
+pub(crate) async fn run(flags: Flags) -> Result<bool> {
+    match flags.word {
+        Word::Demo(Demo { check: _, json, serve, data }) => {
+            return demo::run(demo::Options { json, serve, data }).await;
+        }
+        Word::Authority(word) => authority(word)?,
+        Word::Region(word) => region(word).await?,
+        Word::Gateway(GatewayWord::Init { data, linkage, gateway, endpoint, card }) => {
+            let made = linkage::init_gateway(&data, &linkage, &gateway, &endpoint, SystemClock.now())?;
+            write_card(&card, linkage, Vec::new(), vec![made])?;
+        }
+        Word::Agreement(word) => agreement(word)?,
+        Word::Phone(PhoneArgs { store, word }) => of_phone(&store, word).await?,
+    }
+    Ok(true)
+}
+
+/// A card is a directory of one, not signed: what the authority is asked to publish.
+fn write_card(path: &Path, linkage_id: LinkageId, regions: Vec<Region>, gateways: Vec<Gateway>) -> Result<()> {
+    let card = Directory {
+        linkage_id,
+        version: 1,
+        created_at: SystemClock.now(),
+        regions: regions.into_iter().map(|region| (region.region_id.clone(), region)).collect(),
+        gateways: gateways.into_iter().map(|gateway| (gateway.gateway_id.clone(), gateway)).collect(),
+    };
+    write(path, &proto::convert::directory::encode(&card))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, bytes, SHARED).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn authority(word: AuthorityWord) -> Result<()> {
+    let now = SystemClock.now();
+    match word {
+        AuthorityWord::Init { dir, linkage } => linkage::init_authority(&dir, &linkage, now, &SystemEntropy),
+        AuthorityWord::Publish { dir, cards } => {
+            let (mut regions, mut gateways) = (Vec::new(), Vec::new());
+            for path in cards {
+                let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let card = proto::convert::directory::decode(&bytes)
+                    .with_context(|| format!("{} is no card", path.display()))?;
+                regions.extend(card.regions.into_values());
+                gateways.extend(card.gateways.into_values());
+            }
+            linkage::publish(&dir, regions, gateways, now).map(drop)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the code is what the command is for")]
+async fn region(word: RegionWord) -> Result<()> {
+    let now = SystemClock.now();
+    match word {
+        RegionWord::Init(init) => {
+            let spec = RegionSpec {
+                region_id: init.region,
+                level: RegionLevel::from_name(&init.level.to_uppercase()).context("--level is township or county")?,
+                codes: init.code.iter().map(|code| division(code)).collect::<Result<_>>()?,
+                name_zh: init.name_zh,
+                name_en: init.name_en,
+                superior: init.superior,
+                endpoint: String::new(),
+            };
+            let made = linkage::init_region(&init.data, &init.linkage, spec, now, &SystemEntropy).await?;
+            write_card(&init.card, init.linkage, vec![made], Vec::new())
+        }
+        RegionWord::Trust { data, authority } => linkage::install_trust(&authority, &data),
+        RegionWord::Code { data, region, role, unit, endpoint } => {
+            let role = Role::from_name(&role.to_uppercase()).context("--role is no role")?;
+            let code = linkage::issue_code(&data, &region, role, &unit, &endpoint, now, &SystemEntropy)?;
+            println!("{code}");
+            Ok(())
+        }
+    }
+}
+
+fn division(text: &str) -> Result<DivisionCode> {
+    let mut parts = text.splitn(3, ':');
+    let mut part = || parts.next().context("--code is SCHEME:CODE:EDITION");
+    let scheme = CodeScheme::from_name(part()?).context("the scheme is GB2260, MCA10114 or NBS")?;
+    Ok(DivisionCode { scheme, code: part()?.to_owned(), edition: part()?.to_owned() })
+}
+
+fn agreement(word: AgreementWord) -> Result<()> {
+    let now = SystemClock.now();
+    match word {
+        AgreementWord::Propose { data, title, charter, parties, clauses, days, out } => {
+            let terms = Terms {
+                form: if charter { AgreementForm::Charter } else { AgreementForm::Agreement },
+                title,
+                parties,
+                clauses: clauses.iter().map(|text| clause(text)).collect::<Result<_>>()?,
+                purposes: Purpose::ALL.to_vec(),
+                days,
+            };
+            let directory = linkage::read_directory(&data, now)?;
+            let object = linkage::propose(&directory, terms, now, &SystemEntropy)?;
+            write(&out, &object.encode_to_vec())
+        }
+        AgreementWord::Sign { data, region, file } => {
+            let mut object = read_agreement(&file)?;
+            linkage::sign_agreement(&mut object, &data, &region)?;
+            write(&file, &object.encode_to_vec())
+        }
+        AgreementWord::Install { data, region, file } => {
+            linkage::install_agreement(&read_agreement(&file)?, &data, &region, now).map(drop)
+        }
+    }
+}
+
+fn clause(text: &str) -> Result<Clause> {
+    let (grant, release) = text.split_once(':').context("--clause is GRANT:RELEASE")?;
+    Ok(Clause {
+        grant: Grant::from_name(grant).with_context(|| format!("`{grant}` is no grant"))?,
+        categories: Vec::new(),
+        min_level: None,
+        release: Release::from_name(release).with_context(|| format!("`{release}` is no release"))?,
+        fields: Vec::new(),
+    })
+}
+
+fn read_agreement(path: &Path) -> Result<SignedObject> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    SignedObject::decode(bytes.as_slice()).with_context(|| format!("{} is no agreement", path.display()))
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what the command is for")]
+async fn of_phone(store: &Path, word: PhoneWord) -> Result<()> {
+    let open = || Phone::open(store, Arc::new(SystemClock), Arc::new(SystemEntropy));
+    match word {
+        PhoneWord::Enrol { code } => phone::enrol(store, &code).await,
+        PhoneWord::Report { category: code, lon, lat, text } => {
+            let known = category(&code).with_context(|| format!("`{code}` is no category"))?;
+            let point = GeoPoint {
+                lon,
+                lat,
+                accuracy_m: 0.0,
+                datum: Datum::Wgs84,
+                source: Some(FixSource::Gnss),
+                altitude_m: None,
+            };
+            let event = Event {
+                domain: known.domain,
+                category: code,
+                emergency_class: known.class,
+                level: None,
+                place: String::new(),
+                point: Some(point),
+                text,
+                source: EventSource::Patrol,
+                affected_count: 0,
+                urgent: false,
+                deadline_at: None,
+                state: EventState::Reported,
+                handling_unit: String::new(),
+                observation_id: None,
+            };
+            let recorded = open()?.device.record(Draft::making(Change::ReportEvent(event), SystemClock.now()))?;
+            println!("{}", recorded.record_id);
+            Ok(())
+        }
+        PhoneWord::Sync => {
+            let synced = open()?.sync().await?;
+            let sent = synced.sent;
+            println!(
+                "applied {} duplicate {} rejected {} conflicts {} held {} quarantined {}; changes read {}",
+                sent.applied,
+                sent.duplicate,
+                sent.rejected.len(),
+                sent.conflicts.len(),
+                sent.held,
+                sent.quarantined,
+                synced.changes
+            );
+            Ok(())
+        }
+        PhoneWord::Status => {
+            let status = open()?.device.status()?;
+            println!("waiting {} held {} conflicts {}", status.unsettled(), status.held, status.conflicts);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What a linkage is made of: an authority, regions, gateways, agreements; each a few files.
+//!
+//! The authority's folder holds the keys that must stay offline. What it publishes is its `trust` folder,
+//! which every region and gateway gets a copy of.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
+use domain::agreement::{Agreement, AgreementForm, Clause, Party};
+use domain::directory::{Directory, DivisionCode, Gateway, Region, RegionLevel};
+use domain::kernel::{
+    AgreementId, Entropy, Epoch, GatewayId, LinkageId, Purpose, RegionId, Role, Timestamp,
+};
+use prost::Message as _;
+use proto::convert;
+use proto::directory::v1 as pb;
+use proto::kernel::v1::SignedObject;
+use runtime::data_dir::{DataDir, PRIVATE, SHARED, write_atomic};
+use runtime::identity::Owner;
+use runtime::pki::{Authority, Validity};
+use seal::key::{SealingKey, SigningKey, key_fingerprint, sha256};
+use seal::{signed, tag, trust};
+use std::fs;
+use std::path::{Path, PathBuf};
+use storage::region::{EnrolmentCode, Store};
+
+/// Days the directory key is good for.
+const DIRECTORY_KEY_DAYS: i64 = 90;
+/// Days an authority of a region or gateway is good for.
+const AUTHORITY_DAYS: i64 = 10 * 365;
+/// Minutes an enrolment code is good for.
+const CODE_MINUTES: i64 = 15;
+
+/// What a region is, before it has keys.
+#[derive(Clone, Debug)]
+pub struct RegionSpec {
+    /// Its id.
+    pub region_id: RegionId,
+    /// Kind of area.
+    pub level: RegionLevel,
+    /// Division codes.
+    pub codes: Vec<DivisionCode>,
+    /// Name in Chinese.
+    pub name_zh: String,
+    /// Name in English.
+    pub name_en: String,
+    /// The region above it.
+    pub superior: Option<RegionId>,
+    /// host:port under which phones reach it; may be empty.
+    pub endpoint: String,
+}
+
+/// Makes an authority: root key, directory key, an empty directory.
+///
+/// # Errors
+/// When there is one already or the disk refuses.
+pub fn init_authority(dir: &Path, linkage: &LinkageId, now: Timestamp, entropy: &dyn Entropy) -> Result<()> {
+    ensure!(!dir.join("root.key").exists(), "{} holds an authority already", dir.display());
+    fs::create_dir_all(dir.join("trust"))?;
+    let root = SigningKey::generate(entropy);
+    let key = SigningKey::generate(entropy);
+    write_atomic(&dir.join("root.key"), &root.seed(), PRIVATE)?;
+    write_atomic(&dir.join("directory.key"), &key.seed(), PRIVATE)?;
+    write_atomic(&dir.join("trust/root.pub"), &root.public(), SHARED)?;
+    let vouched = pb::DirectoryKey {
+        linkage_id: linkage.to_string(),
+        key: Bytes::copy_from_slice(&key.public()),
+        create_time: Some(convert::kernel::encode_time(now)),
+        expire_time: Some(convert::kernel::encode_time(now.plus_days(DIRECTORY_KEY_DAYS))),
+    };
+    let object = signed::sign(tag::DIRECTORY_KEY, vouched.encode_to_vec(), trust::AUTHORITY, &root);
+    write_atomic(&dir.join("trust/directory-key.signed"), &object.encode_to_vec(), SHARED)?;
+    let empty = Directory {
+        linkage_id: linkage.clone(),
+        version: 1,
+        created_at: now,
+        regions: Default::default(),
+        gateways: Default::default(),
+    };
+    write_directory(dir, &empty)
+}
+
+/// The directory that an authority or a data folder holds, verified.
+///
+/// # Errors
+/// When a file is missing or not believed.
+pub fn read_directory(dir: &Path, now: Timestamp) -> Result<Directory> {
+    Ok(region::folder::read_directory(dir, now)?)
+}
+
+/// Publishes the directory with these regions and gateways put in or replaced.
+///
+/// # Errors
+/// When the folder is no authority or the disk refuses.
+pub fn publish(dir: &Path, regions: Vec<Region>, gateways: Vec<Gateway>, now: Timestamp) -> Result<Directory> {
+    let mut directory = read_directory(dir, now)?;
+    directory.version += 1;
+    directory.created_at = now;
+    directory.regions.extend(regions.into_iter().map(|region| (region.region_id.clone(), region)));
+    directory.gateways.extend(gateways.into_iter().map(|gateway| (gateway.gateway_id.clone(), gateway)));
+    write_directory(dir, &directory)?;
+    Ok(directory)
+}
+
+fn write_directory(dir: &Path, directory: &Directory) -> Result<()> {
+    let key = SigningKey::from_seed(&fixed(&dir.join("directory.key"))?);
+    let object = signed::sign(tag::DIRECTORY, convert::directory::encode(directory), trust::AUTHORITY, &key);
+    write_atomic(&dir.join("trust/directory.signed"), &object.encode_to_vec(), SHARED)?;
+    Ok(())
+}
+
+/// Copies what the authority published into a data folder.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn install_trust(authority: &Path, data: &Path) -> Result<()> {
+    let (from, to) = (authority.join("trust"), data.join("trust"));
+    fs::create_dir_all(&to)?;
+    for name in ["root.pub", "directory-key.signed", "directory.signed"] {
+        let bytes = fs::read(from.join(name)).with_context(|| format!("cannot read {}", from.join(name).display()))?;
+        write_atomic(&to.join(name), &bytes, SHARED)?;
+    }
+    Ok(())
+}
+
+/// Makes a region's keys and its empty store in a data folder; gives what the authority must publish.
+///
+/// # Errors
+/// When the folder holds the region already or cannot be used.
+pub async fn init_region(
+    data: &Path,
+    linkage: &LinkageId,
+    spec: RegionSpec,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<Region> {
+    let _held = DataDir::open(data, region::folder::FORMAT)?;
+    let dir = region::folder::region_dir(data, &spec.region_id);
+    ensure!(!dir.exists(), "{} holds region {} already", data.display(), spec.region_id);
+    fs::create_dir_all(dir.join("agreements"))?;
+    let (signing, sealing) = (SigningKey::generate(entropy), SealingKey::generate());
+    write_atomic(&dir.join("signing.key"), &signing.seed(), PRIVATE)?;
+    write_atomic(&dir.join("sealing.key"), &sealing.private(), PRIVATE)?;
+    let authority = write_authority(&dir, linkage, &Owner::Region(spec.region_id.clone()), now)?;
+    let epoch = Epoch::mint(now, entropy);
+    drop(Store::open(&dir.join("store.sqlite"), &spec.region_id, epoch).await?);
+    Ok(Region {
+        region_id: spec.region_id,
+        level: spec.level,
+        codes: spec.codes,
+        name_zh: spec.name_zh,
+        name_en: spec.name_en,
+        superior: spec.superior,
+        signing_key: signing.public(),
+        sealing_key: sealing.public(),
+        authority_certificate: authority.certificate_der().to_vec(),
+        endpoint: spec.endpoint,
+    })
+}
+
+/// Makes a gateway's keys in a data folder; gives what the authority must publish.
+///
+/// # Errors
+/// When the folder holds one already or cannot be used.
+pub fn init_gateway(
+    data: &Path,
+    linkage: &LinkageId,
+    gateway: &GatewayId,
+    endpoint: &str,
+    now: Timestamp,
+) -> Result<Gateway> {
+    let _held = DataDir::open(data, gateway::FORMAT)?;
+    let dir = data.join("gateway");
+    ensure!(!dir.exists(), "{} holds a gateway already", data.display());
+    fs::create_dir_all(&dir)?;
+    let authority = write_authority(&dir, linkage, &Owner::Gateway(gateway.clone()), now)?;
+    Ok(Gateway {
+        gateway_id: gateway.clone(),
+        authority_certificate: authority.certificate_der().to_vec(),
+        endpoint: endpoint.to_owned(),
+    })
+}
+
+fn write_authority(dir: &Path, linkage: &LinkageId, owner: &Owner, now: Timestamp) -> Result<Authority> {
+    let authority = Authority::create(linkage, owner, Validity::days(now, AUTHORITY_DAYS))?;
+    write_atomic(&dir.join("authority.crt"), authority.certificate_pem().as_bytes(), SHARED)?;
+    write_atomic(&dir.join("authority.key"), authority.key_pem().expose().as_bytes(), PRIVATE)?;
+    Ok(authority)
+}
+
+/// What is to be agreed.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Kind of agreement.
+    pub form: AgreementForm,
+    /// Title.
+    pub title: String,
+    /// Its parties.
+    pub parties: Vec<RegionId>,
+    /// The view rule.
+    pub clauses: Vec<Clause>,
+    /// Purposes for which parties may read.
+    pub purposes: Vec<Purpose>,
+    /// In force for so many days.
+    pub days: i64,
+}
+
+/// Writes an agreement down, first version, not yet signed.
+///
+/// # Errors
+/// When a party is not in the directory or the terms are not well formed.
+pub fn propose(directory: &Directory, terms: Terms, now: Timestamp, entropy: &dyn Entropy) -> Result<SignedObject> {
+    let mut parties = Vec::with_capacity(terms.parties.len());
+    for region in terms.parties {
+        let Some(listed) = directory.regions.get(&region) else { bail!("region {region} is not in the directory") };
+        parties.push(Party { region, signing_key_sha256: key_fingerprint(&listed.signing_key) });
+    }
+    parties.sort_by(|a, b| a.region.cmp(&b.region));
+    let agreement = Agreement {
+        agreement_id: AgreementId::mint(now, entropy),
+        version: 1,
+        form: terms.form,
+        title: terms.title,
+        parties,
+        clauses: terms.clauses,
+        purposes: terms.purposes,
+        started_at: now,
+        ended_at: now.plus_days(terms.days),
+        sha256: [0; 32],
+    };
+    let body = convert::agreement::encode(&agreement);
+    convert::agreement::decode(&body, sha256(&body)).context("the terms are not well formed")?;
+    Ok(SignedObject { body, signatures: Vec::new() })
+}
+
+/// Adds a region's signature to an agreement.
+///
+/// # Errors
+/// When the data folder does not hold the region's key.
+pub fn sign_agreement(object: &mut SignedObject, data: &Path, region: &RegionId) -> Result<()> {
+    let key = SigningKey::from_seed(&fixed(&region::folder::region_dir(data, region).join("signing.key"))?);
+    signed::add_signature(object, tag::AGREEMENT, region.as_str(), &key);
+    Ok(())
+}
+
+/// Puts an agreement that all have signed into a region's folder; it counts from the server's next start.
+///
+/// # Errors
+/// When a signature is missing or the region is no party.
+pub fn install_agreement(object: &SignedObject, data: &Path, region: &RegionId, now: Timestamp) -> Result<PathBuf> {
+    let agreement = trust::agreement(object, &read_directory(data, now)?)?;
+    ensure!(agreement.has_party(region), "{region} is no party of `{}`", agreement.title);
+    let dir = region::folder::region_dir(data, region).join("agreements");
+    let path = dir.join(format!("{}-{}.signed", agreement.agreement_id, agreement.version));
+    write_atomic(&path, &object.encode_to_vec(), SHARED)?;
+    Ok(path)
+}
+
+/// Issues an enrolment code; gives the text of its QR picture. The server may be running.
+///
+/// # Errors
+/// When the data folder does not hold the region.
+pub fn issue_code(
+    data: &Path,
+    region: &RegionId,
+    role: Role,
+    unit: &str,
+    endpoint: &str,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<String> {
+    let dir = region::folder::region_dir(data, region);
+    let certificate = fs::read_to_string(dir.join("authority.crt"))
+        .with_context(|| format!("{} does not hold region {region}", data.display()))?;
+    let key = runtime::config::Secret::new(fs::read_to_string(dir.join("authority.key"))?);
+    let authority = Authority::from_pem(&certificate, &key)?;
+    let mut secret = [0; 16];
+    entropy.fill(&mut secret);
+    let code = hex(&secret);
+    let row = EnrolmentCode {
+        code_sha256: sha256(code.as_bytes()),
+        role,
+        unit: unit.to_owned(),
+        expires_at: now.plus_millis(CODE_MINUTES * 60_000),
+    };
+    storage::region::issue_code(&dir.join("store.sqlite"), &row)?;
+    let code = device::enrolment::EnrolmentCode {
+        linkage_id: read_directory(data, now)?.linkage_id,
+        region_id: region.clone(),
+        endpoint: endpoint.to_owned(),
+        authority_sha256: authority.fingerprint(),
+        code,
+    };
+    Ok(code.to_string())
+}
+
+/// Bytes as hexadecimal text.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn fixed(path: &Path) -> Result<[u8; 32]> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    bytes.try_into().map_err(|_| anyhow::anyhow!("{} is damaged", path.display()))
+}

@@ -1,0 +1,130 @@
+//! A phone on the command line: a folder with a store and a key, and the calls between.
+
+use crate::client;
+use anyhow::{Context as _, Result};
+use device::enrolment::EnrolmentCode;
+use device::key::KeyFile;
+use device::{Device, Limits, Report, Store, Window};
+use domain::kernel::{Clock, Entropy};
+use proto::device::v1 as pb;
+use std::path::Path;
+use std::sync::Arc;
+use tonic::transport::Channel;
+
+/// A phone and its line.
+pub struct Phone {
+    /// The core: outbox, inbox.
+    pub device: Device,
+    /// Its key.
+    pub key: Arc<KeyFile>,
+    channel: Channel,
+}
+
+/// What one exchange with the region came to.
+#[derive(Debug, Default)]
+pub struct Synced {
+    /// What became of what was sent.
+    pub sent: Report,
+    /// Changes that came.
+    pub changes: u64,
+}
+
+/// Enrols a phone whose files lie in `dir`.
+///
+/// # Errors
+/// When the region refuses, does not answer, or the disk refuses.
+pub async fn enrol(dir: &Path, qr: &str) -> Result<()> {
+    runtime::tls::install_provider();
+    let code = EnrolmentCode::parse(qr)?;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let key = KeyFile::open_or_create(&dir.join("device.key"))?;
+    let mut store = Store::open(&dir.join("phone.sqlite"))?;
+    let request = code.request(key.certificate_request()?, concat!("wuling ", env!("CARGO_PKG_VERSION")));
+    let answer = client::unknown(&code)?.enrol(request).await.map_err(said)?.into_inner();
+    store.enrol(&code, &key.public(), &answer)?;
+    Ok(())
+}
+
+impl Phone {
+    /// Opens an enrolled phone.
+    ///
+    /// # Errors
+    /// When it is not enrolled or its files cannot be read.
+    pub fn open(dir: &Path, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self> {
+        runtime::tls::install_provider();
+        let key = Arc::new(KeyFile::open_or_create(&dir.join("device.key"))?);
+        let store = Store::open(&dir.join("phone.sqlite"))?;
+        let device = Device::open(store, Arc::<KeyFile>::clone(&key), clock, entropy)?;
+        let channel = client::enrolled(device.identity(), &key)?;
+        Ok(Self { device, key, channel })
+    }
+
+    /// The phone's line.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Sends all that waits.
+    ///
+    /// # Errors
+    /// When the region does not answer; what was not answered stays in the outbox.
+    pub async fn push(&mut self) -> Result<Report> {
+        let mut window = Window::new(Limits::default());
+        let mut total = Report::default();
+        let mut service = client::device_service(&self.channel);
+        while let Some(batch) = self.device.next_batch(&mut window)? {
+            let request = pb::PushRequest { signed_batch: Some(batch) };
+            let answer = service.push(request).await.map_err(said)?.into_inner();
+            let report = self.device.settle(answer, &mut window)?;
+            total.applied += report.applied;
+            total.duplicate += report.duplicate;
+            total.held += report.held;
+            total.quarantined += report.quarantined;
+            total.rejected.extend(report.rejected);
+            total.conflicts.extend(report.conflicts);
+        }
+        Ok(total)
+    }
+
+    /// Reads all that is new.
+    ///
+    /// # Errors
+    /// When the region does not answer.
+    pub async fn pull(&mut self) -> Result<u64> {
+        let mut service = client::device_service(&self.channel);
+        let mut changes = 0;
+        loop {
+            let request = pb::PullRequest {
+                cursor: Some(self.device.cursor()?),
+                page_size: 0,
+                purpose: domain::kernel::Purpose::Duty.code(),
+                kinds: Vec::new(),
+            };
+            let page = service.pull(request).await.map_err(said)?.into_inner();
+            let more = page.more;
+            changes += self.device.apply_pull(page)?.changed;
+            if !more {
+                return Ok(changes);
+            }
+        }
+    }
+
+    /// Sends what waits, reads what is new.
+    ///
+    /// # Errors
+    /// When the region does not answer.
+    pub async fn sync(&mut self) -> Result<Synced> {
+        Ok(Synced { sent: self.push().await?, changes: self.pull().await? })
+    }
+}
+
+/// A region's refusal in the words it came with.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub fn said(status: tonic::Status) -> anyhow::Error {
+    use tonic_types::StatusExt as _;
+    let message = status.get_details_localized_message().map_or_else(|| status.message().to_owned(), |m| m.message);
+    match status.get_details_error_info() {
+        Some(info) => anyhow::anyhow!("{message} [{}]", info.reason),
+        None => anyhow::anyhow!("{message}"),
+    }
+}
