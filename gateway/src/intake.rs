@@ -26,16 +26,16 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    fn new(reason: Reason, stream: Option<&StreamId>, detail: &dyn ToString) -> Self {
-        Self { reason, stream: stream.cloned(), detail: detail.to_string() }
+    fn new(reason: Reason, stream: Option<&StreamId>, detail: impl Into<String>) -> Self {
+        Self { reason, stream: stream.cloned(), detail: detail.into() }
     }
 
     fn segment(error: SegmentError, stream: Option<&StreamId>) -> Self {
-        Self::new(error.reason(), stream, error)
+        Self::new(error.reason(), stream, error.to_string())
     }
 
     fn signed(error: &SignedError) -> Self {
-        Self::new(error.reason(), None, error)
+        Self::new(error.reason(), None, error.to_string())
     }
 }
 
@@ -127,7 +127,7 @@ pub(crate) fn agreement(
     }
     let signed: Bytes = object.encode_to_vec().into();
     let agreement = seal::trust::agreement(object, book.directory())
-        .map_err(|error| Refused::new(error.reason(), None, error))?;
+        .map_err(|error| Refused::new(error.reason(), None, error.to_string()))?;
     if !agreement.has_party(peer) {
         return Err(Refused::new(Reason::NotAParty, None, "the sender is no party of the agreement"));
     }
@@ -178,5 +178,5 @@ pub(crate) fn terms_for(
 }
 
 fn unknown_region(region: &RegionId) -> Refused {
-    Refused::new(Reason::RegionUnknown, None, format_args!("{region} is not in the directory"))
+    Refused::new(Reason::RegionUnknown, None, format!("{region} is not in the directory"))
 }

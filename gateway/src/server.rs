@@ -41,6 +41,13 @@ const HEADERS_BYTES_MAX: u32 = 8 * 1024;
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams a peer may open and give up before it is cut off, and those we gave up ourselves.
+const RESETS_PENDING_MAX: usize = 20;
+const RESETS_LOCAL_MAX: usize = 64;
+/// A connection shows a certificate once, so it may not last for ever; links move over to a new one.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(86_400);
+const CONNECTION_AGE_GRACE: Duration = Duration::from_secs(60);
 
 /// Why a gateway does not start or does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +212,11 @@ async fn router(shared: Shared) -> tonic::transport::server::Router {
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+        .http2_max_local_error_reset_streams(Some(RESETS_LOCAL_MAX))
+        .max_connection_age(CONNECTION_AGE_MAX)
+        .max_connection_age_grace(CONNECTION_AGE_GRACE)
+        .timeout(CALL_TIMEOUT)
         .add_service(service)
         .add_service(health_service)
 }
