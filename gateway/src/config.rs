@@ -49,7 +49,7 @@ struct File {
     #[serde(default = "listen")]
     listen: String,
     /// Host names under which regions reach this gateway, besides its addresses.
-    #[serde(default)]
+    #[serde(default = "names")]
     names: Vec<String>,
     #[serde(default = "grace")]
     shutdown_grace_s: u64,
@@ -84,6 +84,10 @@ fn listen() -> String {
     ANYWHERE.to_string()
 }
 
+fn names() -> Vec<String> {
+    vec!["localhost".to_owned()]
+}
+
 const fn grace() -> u64 {
     SHUTDOWN_GRACE_S
 }
@@ -99,7 +103,10 @@ impl Config {
         let listen = check.parsed::<SocketAddr>("listen", &file.listen);
         let Limits { hello_timeout_ms, ping_interval_ms, dead_after_ms, .. } = file.limits;
         if hello_timeout_ms == 0 || ping_interval_ms == 0 || dead_after_ms <= ping_interval_ms {
-            check.mistake("limits", "times must be above 0, and dead_after_ms above ping_interval_ms");
+            check.mistake(
+                "limits",
+                "times must be above 0, and dead_after_ms above ping_interval_ms",
+            );
         }
         let (Some(gateway_id), Some(listen)) = (gateway_id, listen) else {
             check.finish()?;
@@ -116,7 +123,7 @@ impl Config {
             gateway_id,
             data,
             listen,
-            names: vec!["localhost".to_owned()],
+            names: names(),
             shutdown_grace_s: SHUTDOWN_GRACE_S,
             log: telemetry::Config::default(),
             limits: Limits::default(),

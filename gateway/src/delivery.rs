@@ -213,7 +213,8 @@ impl Delivery {
                 stream.place = Place::Gap(gap_end);
                 if stream.may_ask(now_ms) {
                     stream.asked_at_ms = Some(now_ms);
-                    let from_seq = (stream.sent + 1).max(gap_end.saturating_sub(REFILL_ENTRIES_MAX - 1));
+                    let from_seq =
+                        (stream.sent + 1).max(gap_end.saturating_sub(REFILL_ENTRIES_MAX - 1));
                     effects.push(Effect::Ask { stream: id.clone(), from_seq, to_seq: gap_end });
                 }
             }
@@ -245,7 +246,8 @@ impl Delivery {
     }
 
     fn tick(&mut self, now_ms: u64) {
-        let overdue = |stream: &Stream| matches!(stream.place, Place::Gap(_)) && stream.may_ask(now_ms);
+        let overdue =
+            |stream: &Stream| matches!(stream.place, Place::Gap(_)) && stream.may_ask(now_ms);
         let again: Vec<_> =
             self.streams.iter().filter(|(_, s)| overdue(s)).map(|(id, _)| id.clone()).collect();
         for id in again {

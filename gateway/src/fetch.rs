@@ -43,7 +43,8 @@ fn checked(request: FetchRequest) -> Result<(StreamId, u64, usize), Vec<FieldVio
         violations.push(FieldViolation::new("from_seq", "must be 1 or more"));
     }
     if max_size > FETCH_BYTES_MAX {
-        violations.push(FieldViolation::new("max_size", format!("must be at most {FETCH_BYTES_MAX}")));
+        violations
+            .push(FieldViolation::new("max_size", format!("must be at most {FETCH_BYTES_MAX}")));
     }
     let stream = stream.map(StreamId::try_from).transpose().unwrap_or_else(|wrong| {
         let within = |violation: FieldViolation| FieldViolation {

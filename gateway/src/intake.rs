@@ -47,8 +47,7 @@ pub(crate) fn segment(
     encoded: Bytes,
     now: Timestamp,
 ) -> Result<SegmentWrite, Refused> {
-    let segment =
-        Segment::parse(encoded.clone()).map_err(|error| Refused::segment(error, None))?;
+    let segment = Segment::parse(encoded.clone()).map_err(|error| Refused::segment(error, None))?;
     let stream = segment.stream();
     if stream.origin != *origin || stream.lane != lane {
         let what = "the segment is of another origin or lane than its sender";
@@ -129,7 +128,11 @@ pub(crate) fn agreement(
     let agreement = seal::trust::agreement(object, book.directory())
         .map_err(|error| Refused::new(error.reason(), None, error.to_string()))?;
     if !agreement.has_party(peer) {
-        return Err(Refused::new(Reason::NotAParty, None, "the sender is no party of the agreement"));
+        return Err(Refused::new(
+            Reason::NotAParty,
+            None,
+            "the sender is no party of the agreement",
+        ));
     }
     let row = AgreementRow {
         agreement: agreement.agreement_id,

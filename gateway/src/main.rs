@@ -69,7 +69,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let entropy = Arc::new(runtime::clock::SystemEntropy);
     let server = Gateway::bind(config, clock, entropy).await?;
     let signals = shutdown.clone();
-    // The first signal stops softly, the second at once.
+    // The first signal stops softly, in this order (see `Gateway::serve`); the second at once:
+    // readiness off, stop accepting, links told, background loops, drain, store closed.
+    // Logs go to standard error unbuffered, so there is nothing left to flush.
     let serve = server.serve(shutdown);
     tokio::select! {
         served = serve => Ok(served?),

@@ -94,18 +94,8 @@ impl Outbox {
 
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self {
-            welcome,
-            pong,
-            ping,
-            credit,
-            refusals,
-            stored,
-            wants,
-            receipts,
-            heads,
-            last,
-        } = self;
+        let Self { welcome, pong, ping, credit, refusals, stored, wants, receipts, heads, last } =
+            self;
         welcome.is_none()
             && pong.is_none()
             && ping.is_none()

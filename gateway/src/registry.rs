@@ -173,9 +173,9 @@ impl Registry {
             } else {
                 snapshot.received.push((stream.clone(), *last, head.clone()));
             }
-            let receipts = receipts.iter().map(|(party, (at, signed))| {
-                (stream.clone(), party.clone(), *at, signed.clone())
-            });
+            let receipts = receipts
+                .iter()
+                .map(|(party, (at, signed))| (stream.clone(), party.clone(), *at, signed.clone()));
             snapshot.receipts.extend(receipts);
         }
         snapshot

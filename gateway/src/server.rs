@@ -4,7 +4,7 @@ use crate::book::Book;
 use crate::config::Config;
 use crate::registry::Registry;
 use crate::service::{Service, Shared};
-use domain::kernel::{Clock, Entropy};
+use domain::kernel::{Clock, Entropy, GatewayId};
 use prost::Message as _;
 use proto::exchange::v1::exchange_service_server::ExchangeServiceServer;
 use proto::kernel::v1::SignedObject;
@@ -19,12 +19,15 @@ use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
 use seal::trust::TrustError;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::gateway::{Committed, Store};
 use storage::{OpenError, ReadError, Writer};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tonic::transport::Server as Tonic;
+use tonic::transport::server::Router;
+use tonic_health::ServingStatus;
 
 /// What a gateway's data folder is.
 pub const FORMAT: Format = Format { name: "gateway", number: 1 };
@@ -76,8 +79,10 @@ pub enum ServerError {
     #[error("the linkage's directory is not believed")]
     Trust(#[from] TrustError),
     /// The gateway is not in the directory.
-    #[error("gateway {0} is not in the directory with the certificate of this folder: ask the authority to add it")]
-    NotListed(domain::kernel::GatewayId),
+    #[error(
+        "gateway {0} is not in the directory with the certificate of this folder: ask the authority to add it"
+    )]
+    NotListed(GatewayId),
     /// The store cannot be opened.
     #[error("the gateway's store cannot be opened")]
     Store(#[from] OpenError),
@@ -115,7 +120,11 @@ impl Gateway {
     ///
     /// # Errors
     /// When any of it cannot be used.
-    pub async fn bind(config: Config, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, ServerError> {
+    pub async fn bind(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, ServerError> {
         runtime::tls::install_provider();
         let data = DataDir::open(&config.data, FORMAT)?;
         let trust = data.path().join("trust");
@@ -138,75 +147,118 @@ impl Gateway {
         self.listener.addr()
     }
 
-    /// Serves until the shutdown, then stops in order: no new links, links told, writer last, once nobody
-    /// can hand it anything.
+    /// Serves until the shutdown, then stops in order.
     ///
     /// # Errors
     /// When a part of it failed or had to be cut off.
     pub async fn serve(self, shutdown: Shutdown) -> Result<(), ServerError> {
         let Self { config, listener, data, book, authority, clock, entropy } = self;
         let tasks = Tasks::new(shutdown);
-        let grace = Duration::from_secs(config.shutdown_grace_s);
         let addr = listener.addr();
-        let path = data.path().join("gateway.sqlite");
-        let (store, writer) = Store::open(&path, &config.gateway_id).await?;
-        write(&tasks, writer);
-        let heard = store.listen();
         let book = Arc::new(book);
-        for row in store.list_agreements().await? {
-            let signed = SignedObject::decode(row.signed).map_err(|_| ServerError::Damaged { path: path.clone() })?;
-            book.learn(&seal::trust::agreement(&signed, book.directory())?);
-        }
-        let (streams, receipts) = (store.list_streams().await?, store.list_receipts().await?);
-        let registry = Arc::new(Registry::new(Arc::clone(&book), streams, receipts));
-        let route = route(Arc::clone(&registry), store.clone(), heard, tasks.soft().clone());
-        tasks.spawn("gateway.route", OnExit::Stop, route);
-        let own = Own { config: config.clone(), authority, book: Arc::clone(&book), addr, clock: Arc::clone(&clock) };
+        let own = Own { config: config.clone(), authority, book: Arc::clone(&book), addr, clock };
         let (keys, trust) = own.keys()?;
         let tls = ServerTls::new(&keys, trust, ClientAuth::Optional)?;
+        let (store, registry) = open(&tasks, data.path(), &config.gateway_id, &book).await?;
+        let clock = Arc::clone(&own.clock);
         tasks.spawn("gateway.renew", OnExit::Log, own.renew(tls.clone(), tasks.soft().clone()));
-        let limits = config.limits;
+        let Config { gateway_id, limits, shutdown_grace_s, .. } = config;
+        let grace = Duration::from_secs(shutdown_grace_s);
         let connections = Connections::default();
         let incoming = accept::serve(listener, tls, limits.connections, connections.clone());
-        tracing::info!(%addr, gateway.id = %config.gateway_id, "serving");
-        let gateway_id = config.gateway_id;
-        let shared = Shared { gateway_id, book, registry, store, limits, tasks: tasks.clone(), clock, entropy };
-        let soft = tasks.soft().clone();
-        let served = router(shared)
-            .await
-            .serve_with_incoming_shutdown(incoming, {
-                let tasks = tasks.clone();
-                async move {
-                    soft.cancelled().await;
-                    let hard = tasks.hard().clone();
-                    tasks.spawn("gateway.cut_off", OnExit::Log, async move {
-                        tokio::select! {
-                            () = hard.cancelled() => {}
-                            // Links have been told by now; one that does not end is not waited for.
-                            () = tokio::time::sleep(grace / 2) => {}
-                        }
-                        connections.close(|_| true);
-                    });
-                }
-            })
-            .await;
+        tracing::info!(%addr, gateway.id = %gateway_id, "serving");
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<ExchangeServiceServer<Service>>().await;
+        let shared = Shared {
+            gateway_id,
+            book,
+            registry,
+            store,
+            limits,
+            tasks: tasks.clone(),
+            clock,
+            entropy,
+        };
+        let router = router(Service(Arc::new(shared))).add_service(health_service);
+
+        let unready = async {
+            tasks.soft().cancelled().await;
+            // Readiness off.
+            health.set_not_serving::<ExchangeServiceServer<Service>>().await;
+            health.set_service_status("", ServingStatus::NotServing).await;
+        };
+        // Stop accepting; links watch the same token, tell their regions when to come back, and end.
+        let mut served = pin!(router.serve_with_incoming_shutdown(incoming, unready));
+        let served = tokio::select! {
+            // Neither arm holds anything: what still serves goes on below.
+            served = &mut served => served,
+            () = overdue(&tasks, grace / 2) => {
+                connections.close(|_| true);
+                served.await
+            }
+        };
+        // Background loops and links end; with the last of them the last hand on the store, and so its
+        // writer, which first writes what it was given.
         let stopped = tasks.shutdown(grace).await;
+        drop(data);
         served?;
         stopped?;
         Ok(())
     }
 }
 
-async fn router(shared: Shared) -> tonic::transport::server::Router {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<ExchangeServiceServer<Service>>().await;
-    let service = ExchangeServiceServer::new(Service(Arc::new(shared)))
+/// Over when those who were told to stop have had their time.
+async fn overdue(tasks: &Tasks, grace: Duration) {
+    tasks.soft().cancelled().await;
+    // Neither arm holds anything.
+    tokio::select! {
+        () = tasks.hard().cancelled() => {}
+        () = tokio::time::sleep(grace) => {}
+    }
+}
+
+/// Opens the store, starts its writer, and takes up what it holds.
+async fn open(
+    tasks: &Tasks,
+    data: &Path,
+    gateway_id: &GatewayId,
+    book: &Arc<Book>,
+) -> Result<(Store, Arc<Registry>), ServerError> {
+    let path = data.join("gateway.sqlite");
+    let (store, writer) = Store::open(&path, gateway_id).await?;
+    write(tasks, writer);
+    for row in store.list_agreements().await? {
+        let signed = SignedObject::decode(row.signed)
+            .map_err(|_| ServerError::Damaged { path: path.clone() })?;
+        match seal::trust::agreement(&signed, book.directory()) {
+            Ok(agreement) => drop(book.learn(&agreement)),
+            // A party may have left the directory; the others may show the version that follows.
+            Err(error) => tracing::warn!(
+                agreement.id = %row.agreement,
+                agreement.version = row.version,
+                error = %ErrorChain(&error),
+                "an agreement is no longer believed"
+            ),
+        }
+    }
+    // Nobody is served yet, so nothing is committed between this and what is read next.
+    let heard = store.listen();
+    let (streams, receipts) = (store.list_streams().await?, store.list_receipts().await?);
+    let registry = Arc::new(Registry::new(Arc::clone(book), streams, receipts));
+    let route = route(Arc::clone(&registry), store.clone(), heard, tasks.soft().clone());
+    tasks.spawn("gateway.route", OnExit::Stop, route);
+    Ok((store, registry))
+}
+
+fn router(service: Service) -> Router {
+    let service = ExchangeServiceServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(2 * MESSAGE_BYTES_MAX);
     Tonic::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
         .load_shed(true)
+        .timeout(CALL_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
@@ -216,9 +268,7 @@ async fn router(shared: Shared) -> tonic::transport::server::Router {
         .http2_max_local_error_reset_streams(Some(RESETS_LOCAL_MAX))
         .max_connection_age(CONNECTION_AGE_MAX)
         .max_connection_age_grace(CONNECTION_AGE_GRACE)
-        .timeout(CALL_TIMEOUT)
         .add_service(service)
-        .add_service(health_service)
 }
 
 /// Runs the writer. One that ends before the stop has lost its disk: what that holds is unknown, so the
@@ -281,10 +331,15 @@ impl Own {
         let identity = Identity::Gateway(self.config.gateway_id.clone());
         let validity = Validity::days(self.clock.now(), CERTIFICATE_DAYS);
         let ips = [self.addr.ip(), std::net::Ipv4Addr::LOCALHOST.into()];
-        let key = self.authority.issue_server(linkage, &identity, &self.config.names, &ips, validity)?;
+        let key =
+            self.authority.issue_server(linkage, &identity, &self.config.names, &ips, validity)?;
         let mut trust = Trust::new(linkage.clone());
         for (id, region) in &directory.regions {
-            trust.add(Owner::Region(id.clone()), &region.authority_certificate)?;
+            // One bad entry keeps one region's certificates out; its signed hello still lets it in.
+            if let Err(error) = trust.add(Owner::Region(id.clone()), &region.authority_certificate)
+            {
+                tracing::warn!(region.id = %id, error = %ErrorChain(&error), "certificates are not taken");
+            }
         }
         Ok((vec![Hosted { server_names: vec![identity.dns_name(linkage)], key }], trust))
     }

@@ -85,7 +85,10 @@ mod tests {
             for detail in details {
                 match detail {
                     ErrorDetail::ErrorInfo(info) => {
-                        assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason.name(), DOMAIN));
+                        assert_eq!(
+                            (info.reason.as_str(), info.domain.as_str()),
+                            (reason.name(), DOMAIN)
+                        );
                     }
                     ErrorDetail::LocalizedMessage(message) => said.push(message.locale),
                     _ => {}

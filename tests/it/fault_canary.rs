@@ -21,7 +21,8 @@ async fn a_canary_in_every_payload_is_nowhere_at_the_gateway() {
     let desk = world.enrol(B, Role::DutyOfficer, "desk").await;
     let mut random = [0; 8];
     SystemEntropy.fill(&mut random);
-    let canary = format!("canary{}", cli::linkage::hex(&random).replace(|c: char| c.is_ascii_digit(), "x"));
+    let canary =
+        format!("canary{}", cli::linkage::hex(&random).replace(|c: char| c.is_ascii_digit(), "x"));
     for index in 0..RECORDS {
         let now = SystemClock.now();
         let change = if index % 20 == 0 {
@@ -100,7 +101,10 @@ fn memory(pid: i32) -> Vec<u8> {
             continue;
         }
         let Some((start, end)) = range.split_once('-') else { continue };
-        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else { continue };
+        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
+        else {
+            continue;
+        };
         let mut part = vec![0; usize::try_from(end - start).unwrap()];
         // A mapping may go while it is read; what is left is searched.
         if file.seek(SeekFrom::Start(start)).is_ok() && file.read_exact(&mut part).is_ok() {

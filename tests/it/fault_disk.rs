@@ -25,16 +25,19 @@ async fn a_full_disk_refuses_loses_nothing_and_recovers_by_itself() {
     assert!(world.a.stop());
     let small = world.path("small");
     std::fs::create_dir(&small).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&small).status();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(&small).status();
     if !mounted.is_ok_and(|status| status.success()) {
         println!("skipped: cannot mount a small file system");
         return;
     }
     let mount = Mount(&small);
-    let copied = Command::new("cp").arg("-a").arg(world.path("a")).arg(small.join("a")).status().unwrap();
+    let copied =
+        Command::new("cp").arg("-a").arg(world.path("a")).arg(small.join("a")).status().unwrap();
     assert!(copied.success());
     let config = crate::harness::region_config(&small, "a", A, world.a.port, world.gateway.port);
-    let mut region = Process::start("wuling-region", &config, world.a.port, &world.path("small.log"));
+    let mut region =
+        Process::start("wuling-region", &config, world.a.port, &world.path("small.log"));
 
     let mut service = cli::client::device_service(phone.channel());
     let mut acked = 0;
@@ -63,5 +66,9 @@ async fn a_full_disk_refuses_loses_nothing_and_recovers_by_itself() {
 }
 
 fn mount_more_room(small: &Path) -> bool {
-    Command::new("mount").args(["-o", "remount,size=64m"]).arg(small).status().is_ok_and(|status| status.success())
+    Command::new("mount")
+        .args(["-o", "remount,size=64m"])
+        .arg(small)
+        .status()
+        .is_ok_and(|status| status.success())
 }

@@ -33,7 +33,10 @@ async fn nothing_is_lost_or_doubled_when_the_recipient_is_down_and_killed_twice(
 async fn run(victim: fn(&mut World) -> &mut Process) {
     let mut world = World::start().await;
     let phone = world.enrol(A, Role::Patroller, "phone").await;
-    let (desk_a, desk_b) = (world.enrol(A, Role::DutyOfficer, "a").await, world.enrol(B, Role::DutyOfficer, "b").await);
+    let (desk_a, desk_b) = (
+        world.enrol(A, Role::DutyOfficer, "a").await,
+        world.enrol(B, Role::DutyOfficer, "b").await,
+    );
     let log = AckLog::create(&world.path("acked.log"));
     let pushing = tokio::spawn(push_all(phone, log));
     // Killed under load, at a moment of nobody's choosing; down for half a minute; twice.
@@ -48,7 +51,12 @@ async fn run(victim: fn(&mut World) -> &mut Process) {
     arrived(&desk_a, &desk_b).await;
     let seen = Seen::of(&pull_all(desk_b.channel()).await);
     let faults = faults(&log.acked, &seen);
-    assert!(faults.is_empty(), "{} faults, such as {:?}", faults.len(), &faults[..faults.len().min(5)]);
+    assert!(
+        faults.is_empty(),
+        "{} faults, such as {:?}",
+        faults.len(),
+        &faults[..faults.len().min(5)]
+    );
 }
 
 /// Pushes until every record is acknowledged; what was not answered is sent again, the same bytes.
@@ -62,7 +70,10 @@ async fn push_all(phone: Phone, mut log: AckLog) -> AckLog {
                     let kept = [i32::from(pb::Outcome::Applied), i32::from(pb::Outcome::Duplicate)];
                     let results = answer.into_inner().results;
                     assert_eq!(results.len(), BATCH);
-                    assert!(results.iter().all(|result| kept.contains(&result.outcome)), "{results:?}");
+                    assert!(
+                        results.iter().all(|result| kept.contains(&result.outcome)),
+                        "{results:?}"
+                    );
                     log.ack(&records);
                     break;
                 }
@@ -84,7 +95,8 @@ async fn arrived(a: &Phone, b: &Phone) {
             && row.last_seq == row.applied_seq
         {
             let stream = row.stream.clone().unwrap();
-            let (origin, recipient) = (digest(a.channel(), &stream).await, digest(b.channel(), &stream).await);
+            let (origin, recipient) =
+                (digest(a.channel(), &stream).await, digest(b.channel(), &stream).await);
             assert_eq!(origin.view_count, RECORDS as u64);
             assert_eq!(recipient.view_count, RECORDS as u64);
             assert_eq!(origin.digest, recipient.digest, "the two sides hold different views");

@@ -34,7 +34,10 @@ async fn what_a_phone_reports_is_on_the_neighbours_side_as_agreed() {
     assert_eq!(meta.owner_region, A);
     assert_eq!(meta.author_ref, "", "a staff reference has left its region");
     assert!(view.unverified, "nobody has accepted it yet");
-    assert_eq!((source.origin_region.as_str(), source.lane, source.seq), (A, Lane::Routine.code(), 2));
+    assert_eq!(
+        (source.origin_region.as_str(), source.lane, source.seq),
+        (A, Lane::Routine.code(), 2)
+    );
     let shown = risk::Event::decode(view.payload).unwrap();
     assert_eq!(shown.text, "桥头落石，路半幅不通");
     assert!(view.withheld_fields.contains(&"observation_id".to_owned()));
@@ -54,7 +57,11 @@ async fn what_a_phone_reports_is_on_the_neighbours_side_as_agreed() {
         patrol_id: None,
         remark: String::new(),
     };
-    let raised = phone.device.record(Draft::making(Change::RaiseSos(sos), SystemClock.now())).unwrap().record_id;
+    let raised = phone
+        .device
+        .record(Draft::making(Change::RaiseSos(sos), SystemClock.now()))
+        .unwrap()
+        .record_id;
     phone.push().await.unwrap();
     let (view, source) = next_view(&mut watch, raised).await;
     assert_eq!(view.meta.unwrap().kind, Kind::SosAlert.code());
@@ -67,7 +74,8 @@ async fn what_a_phone_reports_is_on_the_neighbours_side_as_agreed() {
 }
 
 async fn watch(desk: &cli::phone::Phone) -> tonic::Streaming<pb::WatchResponse> {
-    let request = pb::WatchRequest { cursor: None, purpose: Purpose::Duty.code(), kinds: Vec::new() };
+    let request =
+        pb::WatchRequest { cursor: None, purpose: Purpose::Duty.code(), kinds: Vec::new() };
     cli::client::device_service(desk.channel()).watch(request).await.unwrap().into_inner()
 }
 
@@ -89,7 +97,11 @@ async fn next_view(
     tokio::time::timeout(ARRIVES, next).await.expect("nothing came")
 }
 
-async fn accept(desk: &cli::phone::Phone, record: RecordId, etag: Option<proto::kernel::v1::Revision>) {
+async fn accept(
+    desk: &cli::phone::Phone,
+    record: RecordId,
+    etag: Option<proto::kernel::v1::Revision>,
+) {
     let mut service = RiskServiceClient::new(desk.channel().clone());
     let request = risk::TransitionEventRequest {
         request_id: OperationId::mint(SystemClock.now(), &SystemEntropy).as_bytes().to_vec().into(),
@@ -119,7 +131,10 @@ async fn counts_add_up(a: &cli::phone::Phone, b: &cli::phone::Phone) {
     let rows = loop {
         let state = states(a.channel()).await.unwrap();
         let done = state.streams.len() == 2
-            && state.streams.iter().all(|row| row.last_seq == row.applied_seq && row.stored_seq == row.last_seq);
+            && state
+                .streams
+                .iter()
+                .all(|row| row.last_seq == row.applied_seq && row.stored_seq == row.last_seq);
         if done {
             break state.streams;
         }
@@ -127,7 +142,8 @@ async fn counts_add_up(a: &cli::phone::Phone, b: &cli::phone::Phone) {
     };
     for row in rows {
         let stream = row.stream.unwrap();
-        let (origin, recipient) = (digest(a.channel(), &stream).await, digest(b.channel(), &stream).await);
+        let (origin, recipient) =
+            (digest(a.channel(), &stream).await, digest(b.channel(), &stream).await);
         assert_eq!(origin.digest, recipient.digest);
         assert_eq!(origin.entry_count, recipient.entry_count);
         assert_eq!(recipient.parked_count, 0);

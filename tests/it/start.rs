@@ -1,6 +1,8 @@
 //! What goes wrong at start is told in one clear line, with an exit code that a script can use.
 
-use crate::harness::{A, World, binary, free_port, gateway_config, region_config, set_up, wait_until};
+use crate::harness::{
+    A, World, binary, free_port, gateway_config, region_config, set_up, wait_until,
+};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -33,7 +35,11 @@ fn a_bad_flag_is_one_line_and_exit_code_64() {
 async fn a_configuration_with_two_mistakes_tells_both_and_exits_64() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("region.toml");
-    std::fs::write(&config, "data = \"x\"\nlisten = \"nowhere\"\n[[regions]]\nid = \"Not A Slug\"\n").unwrap();
+    std::fs::write(
+        &config,
+        "data = \"x\"\nlisten = \"nowhere\"\n[[regions]]\nid = \"Not A Slug\"\n",
+    )
+    .unwrap();
     let (code, said) = refused("wuling-region", &config);
     assert_eq!(code, 64);
     assert_eq!(said.lines().count(), 2, "{said}");
@@ -63,9 +69,10 @@ async fn a_taken_port_a_folder_in_use_and_a_newer_folder_are_one_line_each() {
         assert_eq!((code, said.lines().count()), (1, 1), "{said}");
         assert!(said.contains(&port.to_string()), "it does not name the port: {said}");
     }
-    for (name, config, folder, format) in
-        [("wuling-region", &region, "a", "wuling-region 99"), ("wuling-gateway", &gateway, "gateway", "wuling-gateway 99")]
-    {
+    for (name, config, folder, format) in [
+        ("wuling-region", &region, "a", "wuling-region 99"),
+        ("wuling-gateway", &gateway, "gateway", "wuling-gateway 99"),
+    ] {
         std::fs::write(dir.path().join(folder).join("format"), format).unwrap();
         let (code, said) = refused(name, config);
         assert_eq!((code, said.lines().count()), (1, 1), "{said}");

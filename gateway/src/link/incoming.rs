@@ -26,7 +26,12 @@ const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// A write that has ended.
 pub(super) enum Written {
-    Segment { stream: StreamId, before: Position, bytes: usize, outcome: Result<SegmentVerdict, WriteError> },
+    Segment {
+        stream: StreamId,
+        before: Position,
+        bytes: usize,
+        outcome: Result<SegmentVerdict, WriteError>,
+    },
     Other(Result<(), WriteError>),
 }
 
@@ -131,7 +136,9 @@ impl Link<'_> {
                 self.asked.remove(&stream);
                 self.outbox.stored(stream, last);
             }
-            SegmentVerdict::Apart(last) if before.seq > last.seq => self.ask_again(stream, last.seq),
+            SegmentVerdict::Apart(last) if before.seq > last.seq => {
+                self.ask_again(stream, last.seq)
+            }
             // A refill that joins on nowhere; who lacks it asks again.
             SegmentVerdict::Apart(_) => {}
             SegmentVerdict::Forked(last) => {
@@ -216,7 +223,11 @@ impl Link<'_> {
                 } else {
                     let (id, version) = (agreement.agreement_id, agreement.version);
                     tracing::error!(agreement.id = %id, agreement.version = version, "an agreement was forked");
-                    self.outbox.refuse(Reason::StreamForked, None, "another text of this version is known");
+                    self.outbox.refuse(
+                        Reason::StreamForked,
+                        None,
+                        "another text of this version is known",
+                    );
                 }
             }
             Err(refused) => self.refuse(&refused),
@@ -260,7 +271,8 @@ impl Link<'_> {
         );
         self.outbox.refuse(*reason, stream.as_ref(), detail);
         let kind = reason.kind();
-        if matches!(kind, ReasonKind::Invalid | ReasonKind::Unauthenticated | ReasonKind::Forbidden) {
+        if matches!(kind, ReasonKind::Invalid | ReasonKind::Unauthenticated | ReasonKind::Forbidden)
+        {
             self.faults += 1;
         }
         if self.faults > FAULTS_MAX {

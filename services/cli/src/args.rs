@@ -278,7 +278,8 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
         Word::Authority(word) => authority(word)?,
         Word::Region(word) => region(word).await?,
         Word::Gateway(GatewayWord::Init { data, linkage, gateway, endpoint, card }) => {
-            let made = linkage::init_gateway(&data, &linkage, &gateway, &endpoint, SystemClock.now())?;
+            let made =
+                linkage::init_gateway(&data, &linkage, &gateway, &endpoint, SystemClock.now())?;
             write_card(&card, linkage, Vec::new(), vec![made])?;
         }
         Word::Agreement(word) => agreement(word)?,
@@ -288,13 +289,21 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
 }
 
 /// A card is a directory of one, not signed: what the authority is asked to publish.
-fn write_card(path: &Path, linkage_id: LinkageId, regions: Vec<Region>, gateways: Vec<Gateway>) -> Result<()> {
+fn write_card(
+    path: &Path,
+    linkage_id: LinkageId,
+    regions: Vec<Region>,
+    gateways: Vec<Gateway>,
+) -> Result<()> {
     let card = Directory {
         linkage_id,
         version: 1,
         created_at: SystemClock.now(),
         regions: regions.into_iter().map(|region| (region.region_id.clone(), region)).collect(),
-        gateways: gateways.into_iter().map(|gateway| (gateway.gateway_id.clone(), gateway)).collect(),
+        gateways: gateways
+            .into_iter()
+            .map(|gateway| (gateway.gateway_id.clone(), gateway))
+            .collect(),
     };
     write(path, &proto::convert::directory::encode(&card))
 }
@@ -306,11 +315,14 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 fn authority(word: AuthorityWord) -> Result<()> {
     let now = SystemClock.now();
     match word {
-        AuthorityWord::Init { dir, linkage } => linkage::init_authority(&dir, &linkage, now, &SystemEntropy),
+        AuthorityWord::Init { dir, linkage } => {
+            linkage::init_authority(&dir, &linkage, now, &SystemEntropy)
+        }
         AuthorityWord::Publish { dir, cards } => {
             let (mut regions, mut gateways) = (Vec::new(), Vec::new());
             for path in cards {
-                let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let bytes = std::fs::read(&path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
                 let card = proto::convert::directory::decode(&bytes)
                     .with_context(|| format!("{} is no card", path.display()))?;
                 regions.extend(card.regions.into_values());
@@ -328,20 +340,23 @@ async fn region(word: RegionWord) -> Result<()> {
         RegionWord::Init(init) => {
             let spec = RegionSpec {
                 region_id: init.region,
-                level: RegionLevel::from_name(&init.level.to_uppercase()).context("--level is township or county")?,
+                level: RegionLevel::from_name(&init.level.to_uppercase())
+                    .context("--level is township or county")?,
                 codes: init.code.iter().map(|code| division(code)).collect::<Result<_>>()?,
                 name_zh: init.name_zh,
                 name_en: init.name_en,
                 superior: init.superior,
                 endpoint: String::new(),
             };
-            let made = linkage::init_region(&init.data, &init.linkage, spec, now, &SystemEntropy).await?;
+            let made =
+                linkage::init_region(&init.data, &init.linkage, spec, now, &SystemEntropy).await?;
             write_card(&init.card, init.linkage, vec![made], Vec::new())
         }
         RegionWord::Trust { data, authority } => linkage::install_trust(&authority, &data),
         RegionWord::Code { data, region, role, unit, endpoint } => {
             let role = Role::from_name(&role.to_uppercase()).context("--role is no role")?;
-            let code = linkage::issue_code(&data, &region, role, &unit, &endpoint, now, &SystemEntropy)?;
+            let code =
+                linkage::issue_code(&data, &region, role, &unit, &endpoint, now, &SystemEntropy)?;
             println!("{code}");
             Ok(())
         }
@@ -388,14 +403,16 @@ fn clause(text: &str) -> Result<Clause> {
         grant: Grant::from_name(grant).with_context(|| format!("`{grant}` is no grant"))?,
         categories: Vec::new(),
         min_level: None,
-        release: Release::from_name(release).with_context(|| format!("`{release}` is no release"))?,
+        release: Release::from_name(release)
+            .with_context(|| format!("`{release}` is no release"))?,
         fields: Vec::new(),
     })
 }
 
 fn read_agreement(path: &Path) -> Result<SignedObject> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    SignedObject::decode(bytes.as_slice()).with_context(|| format!("{} is no agreement", path.display()))
+    SignedObject::decode(bytes.as_slice())
+        .with_context(|| format!("{} is no agreement", path.display()))
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]
@@ -429,7 +446,9 @@ async fn of_phone(store: &Path, word: PhoneWord) -> Result<()> {
                 handling_unit: String::new(),
                 observation_id: None,
             };
-            let recorded = open()?.device.record(Draft::making(Change::ReportEvent(event), SystemClock.now()))?;
+            let recorded = open()?
+                .device
+                .record(Draft::making(Change::ReportEvent(event), SystemClock.now()))?;
             println!("{}", recorded.record_id);
             Ok(())
         }
@@ -450,7 +469,12 @@ async fn of_phone(store: &Path, word: PhoneWord) -> Result<()> {
         }
         PhoneWord::Status => {
             let status = open()?.device.status()?;
-            println!("waiting {} held {} conflicts {}", status.unsettled(), status.held, status.conflicts);
+            println!(
+                "waiting {} held {} conflicts {}",
+                status.unsettled(),
+                status.held,
+                status.conflicts
+            );
             Ok(())
         }
     }

@@ -34,7 +34,11 @@ pub fn enrolled(identity: &Identity, key: &KeyFile) -> Result<Channel> {
     let leaf = identity.certificate_chain.first().context("the device has no certificate")?;
     let (linkage, _) = identity_of(leaf)?;
     let own = IssuedKey {
-        chain_der: identity.certificate_chain.iter().map(|certificate| certificate.to_vec()).collect(),
+        chain_der: identity
+            .certificate_chain
+            .iter()
+            .map(|certificate| certificate.to_vec())
+            .collect(),
         key_der: Secret::new(key.pkcs8()),
     };
     let anchor = Anchor::Certificate(&identity.authority_certificate);

@@ -53,7 +53,12 @@ pub struct RegionSpec {
 ///
 /// # Errors
 /// When there is one already or the disk refuses.
-pub fn init_authority(dir: &Path, linkage: &LinkageId, now: Timestamp, entropy: &dyn Entropy) -> Result<()> {
+pub fn init_authority(
+    dir: &Path,
+    linkage: &LinkageId,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<()> {
     ensure!(!dir.join("root.key").exists(), "{} holds an authority already", dir.display());
     fs::create_dir_all(dir.join("trust"))?;
     let root = SigningKey::generate(entropy);
@@ -91,19 +96,27 @@ pub fn read_directory(dir: &Path, now: Timestamp) -> Result<Directory> {
 ///
 /// # Errors
 /// When the folder is no authority or the disk refuses.
-pub fn publish(dir: &Path, regions: Vec<Region>, gateways: Vec<Gateway>, now: Timestamp) -> Result<Directory> {
+pub fn publish(
+    dir: &Path,
+    regions: Vec<Region>,
+    gateways: Vec<Gateway>,
+    now: Timestamp,
+) -> Result<Directory> {
     let mut directory = read_directory(dir, now)?;
     directory.version += 1;
     directory.created_at = now;
     directory.regions.extend(regions.into_iter().map(|region| (region.region_id.clone(), region)));
-    directory.gateways.extend(gateways.into_iter().map(|gateway| (gateway.gateway_id.clone(), gateway)));
+    directory
+        .gateways
+        .extend(gateways.into_iter().map(|gateway| (gateway.gateway_id.clone(), gateway)));
     write_directory(dir, &directory)?;
     Ok(directory)
 }
 
 fn write_directory(dir: &Path, directory: &Directory) -> Result<()> {
     let key = SigningKey::from_seed(&fixed(&dir.join("directory.key"))?);
-    let object = signed::sign(tag::DIRECTORY, convert::directory::encode(directory), trust::AUTHORITY, &key);
+    let object =
+        signed::sign(tag::DIRECTORY, convert::directory::encode(directory), trust::AUTHORITY, &key);
     write_atomic(&dir.join("trust/directory.signed"), &object.encode_to_vec(), SHARED)?;
     Ok(())
 }
@@ -116,7 +129,8 @@ pub fn install_trust(authority: &Path, data: &Path) -> Result<()> {
     let (from, to) = (authority.join("trust"), data.join("trust"));
     fs::create_dir_all(&to)?;
     for name in ["root.pub", "directory-key.signed", "directory.signed"] {
-        let bytes = fs::read(from.join(name)).with_context(|| format!("cannot read {}", from.join(name).display()))?;
+        let bytes = fs::read(from.join(name))
+            .with_context(|| format!("cannot read {}", from.join(name).display()))?;
         write_atomic(&to.join(name), &bytes, SHARED)?;
     }
     Ok(())
@@ -180,7 +194,12 @@ pub fn init_gateway(
     })
 }
 
-fn write_authority(dir: &Path, linkage: &LinkageId, owner: &Owner, now: Timestamp) -> Result<Authority> {
+fn write_authority(
+    dir: &Path,
+    linkage: &LinkageId,
+    owner: &Owner,
+    now: Timestamp,
+) -> Result<Authority> {
     let authority = Authority::create(linkage, owner, Validity::days(now, AUTHORITY_DAYS))?;
     write_atomic(&dir.join("authority.crt"), authority.certificate_pem().as_bytes(), SHARED)?;
     write_atomic(&dir.join("authority.key"), authority.key_pem().expose().as_bytes(), PRIVATE)?;
@@ -208,10 +227,17 @@ pub struct Terms {
 ///
 /// # Errors
 /// When a party is not in the directory or the terms are not well formed.
-pub fn propose(directory: &Directory, terms: Terms, now: Timestamp, entropy: &dyn Entropy) -> Result<SignedObject> {
+pub fn propose(
+    directory: &Directory,
+    terms: Terms,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<SignedObject> {
     let mut parties = Vec::with_capacity(terms.parties.len());
     for region in terms.parties {
-        let Some(listed) = directory.regions.get(&region) else { bail!("region {region} is not in the directory") };
+        let Some(listed) = directory.regions.get(&region) else {
+            bail!("region {region} is not in the directory")
+        };
         parties.push(Party { region, signing_key_sha256: key_fingerprint(&listed.signing_key) });
     }
     parties.sort_by(|a, b| a.region.cmp(&b.region));
@@ -237,7 +263,9 @@ pub fn propose(directory: &Directory, terms: Terms, now: Timestamp, entropy: &dy
 /// # Errors
 /// When the data folder does not hold the region's key.
 pub fn sign_agreement(object: &mut SignedObject, data: &Path, region: &RegionId) -> Result<()> {
-    let key = SigningKey::from_seed(&fixed(&region::folder::region_dir(data, region).join("signing.key"))?);
+    let key = SigningKey::from_seed(&fixed(
+        &region::folder::region_dir(data, region).join("signing.key"),
+    )?);
     signed::add_signature(object, tag::AGREEMENT, region.as_str(), &key);
     Ok(())
 }
@@ -246,7 +274,12 @@ pub fn sign_agreement(object: &mut SignedObject, data: &Path, region: &RegionId)
 ///
 /// # Errors
 /// When a signature is missing or the region is no party.
-pub fn install_agreement(object: &SignedObject, data: &Path, region: &RegionId, now: Timestamp) -> Result<PathBuf> {
+pub fn install_agreement(
+    object: &SignedObject,
+    data: &Path,
+    region: &RegionId,
+    now: Timestamp,
+) -> Result<PathBuf> {
     let agreement = trust::agreement(object, &read_directory(data, now)?)?;
     ensure!(agreement.has_party(region), "{region} is no party of `{}`", agreement.title);
     let dir = region::folder::region_dir(data, region).join("agreements");

@@ -39,7 +39,8 @@ pub async fn enrol(dir: &Path, qr: &str) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let key = KeyFile::open_or_create(&dir.join("device.key"))?;
     let mut store = Store::open(&dir.join("phone.sqlite"))?;
-    let request = code.request(key.certificate_request()?, concat!("wuling ", env!("CARGO_PKG_VERSION")));
+    let request =
+        code.request(key.certificate_request()?, concat!("wuling ", env!("CARGO_PKG_VERSION")));
     let answer = client::unknown(&code)?.enrol(request).await.map_err(said)?.into_inner();
     store.enrol(&code, &key.public(), &answer)?;
     Ok(())
@@ -119,10 +120,11 @@ impl Phone {
 }
 
 /// A region's refusal in the words it came with.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub fn said(status: tonic::Status) -> anyhow::Error {
     use tonic_types::StatusExt as _;
-    let message = status.get_details_localized_message().map_or_else(|| status.message().to_owned(), |m| m.message);
+    let message = status
+        .get_details_localized_message()
+        .map_or_else(|| status.message().to_owned(), |m| m.message);
     match status.get_details_error_info() {
         Some(info) => anyhow::anyhow!("{message} [{}]", info.reason),
         None => anyhow::anyhow!("{message}"),

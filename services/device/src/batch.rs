@@ -50,11 +50,11 @@ pub enum BatchError {
 }
 
 /// Batches in flight at most; more would not make a slow link faster. A call for help does not wait.
-pub(crate) const BATCHES_IN_FLIGHT_MAX: usize = 4;
+pub const BATCHES_IN_FLIGHT_MAX: usize = 4;
 /// Seconds after which what is held is asked for again; its parent may have come by another phone.
-pub(crate) const HELD_AGAIN_S: i64 = 60;
+pub const HELD_AGAIN_S: i64 = 60;
 /// Seconds after which what is quarantined is asked for again; an officer looks at it.
-pub(crate) const QUARANTINED_AGAIN_S: i64 = 3_600;
+pub const QUARANTINED_AGAIN_S: i64 = 3_600;
 
 /// Bytes that stand around an operation in a batch: its tag and its length.
 const FRAME_BYTES: usize = 5;

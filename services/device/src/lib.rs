@@ -26,11 +26,14 @@ mod status;
 mod store;
 mod sync;
 
-pub use batch::{BatchError, Limits, Window};
+pub use batch::{
+    BATCHES_IN_FLIGHT_MAX, BatchError, HELD_AGAIN_S, Limits, QUARANTINED_AGAIN_S, Window,
+};
 pub use conflict::{Resolution, ResolveError, Resolved};
 pub use inbox::{Applied, ApplyError};
-pub use outbox::{Draft, RecordError, Recorded, Standing};
+pub use outbox::{Draft, OPERATION_BYTES_MAX, RecordError, Recorded, Standing};
 pub use phone::{Device, OpenError};
 pub use settle::{Refused, Report};
 pub use status::{Kept, Status};
 pub use store::{Store, StoreError};
+pub use sync::{ALONE_DAYS_MAX, OPERATION_DAYS_KEPT};

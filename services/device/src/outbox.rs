@@ -109,7 +109,7 @@ pub enum RecordError {
 }
 
 /// Bytes of an encoded operation: what a single message to a region may have.
-pub(crate) const OPERATION_BYTES_MAX: usize = 256 * 1024;
+pub const OPERATION_BYTES_MAX: usize = 256 * 1024;
 
 const SQL_LAST_ON_RECORD: &str = "SELECT operation_id, standing FROM operation
     WHERE record_id = ?1 AND settled_at IS NULL ORDER BY device_seq DESC LIMIT 1";

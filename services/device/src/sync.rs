@@ -7,10 +7,10 @@ use rusqlite::Connection;
 
 /// Days a settled operation is kept, equal to the age of the oldest usable backup of a region: a
 /// restored region gets back from its phones what its backup did not hold.
-pub(crate) const OPERATION_DAYS_KEPT: i64 = 35;
+pub const OPERATION_DAYS_KEPT: i64 = 35;
 /// Days without the region after which its records are wiped from the phone. What was done on the
 /// phone stays.
-pub(crate) const ALONE_DAYS_MAX: i64 = 14;
+pub const ALONE_DAYS_MAX: i64 = 14;
 
 /// How far the talk has come.
 #[derive(Clone, Copy, Debug)]

@@ -11,6 +11,8 @@
 pub mod book;
 pub mod cut;
 pub mod digest;
+#[cfg(test)]
+mod fixture;
 pub mod link;
 pub mod open;
 pub mod receive;

@@ -104,10 +104,14 @@ fn item(stream: &StreamId, agreement_sha256: [u8; 32], seq: u64, salted: SaltedE
             }
         }
         Ok(Entry::View(view, head)) => {
-            if head.owner_region != stream.origin {
+            // No record changes its owner yet, so an owner is where the record was born.
+            if head.owner_region != stream.origin || head.birth_region != stream.origin {
                 return park(Reason::NotTheOwner, salted);
             }
             InboxItem::View(view_row(stream, seq, view, &head, &salted.entry))
+        }
+        Ok(Entry::Leave { birth_region, .. }) if birth_region != stream.origin => {
+            park(Reason::NotTheOwner, salted)
         }
         Ok(Entry::Leave { record_id, kind, birth_region, revision, share_n, reason: _ }) => {
             let encoded = device::Withdrawal {
@@ -161,3 +165,6 @@ fn source(stream: &StreamId, seq: u64) -> device::ViewSource {
         seq,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,8 @@ pub enum Event {
 /// What came of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// All of it was applied before.
+    Known,
     /// Applied and on disk.
     Applied {
         /// Where the cursor stands.
@@ -88,6 +90,8 @@ struct Stream {
     /// When a segment or head last came.
     heard_at: Timestamp,
     head_late: bool,
+    /// Asked for again from here, and nothing that joins on has come since.
+    asked: Option<u64>,
     retries: u32,
     /// Waits for a person: forked, or too much parked.
     paused: bool,
@@ -176,14 +180,19 @@ impl Receiver {
         stream.heard_at = now;
         stream.head_late = false;
         stream.known_seq = stream.known_seq.max(segment.last_seq());
-        if stream.paused
-            || segment.last_seq() <= stream.applied.seq
-            || stream.waiting.len() >= SEGMENTS_WAITING_MAX
-        {
-            // Of no use: its bytes are free again.
+        let reach = stream.reach();
+        let useless = stream.paused
+            || segment.last_seq() <= reach
+            || stream.waiting.len() >= SEGMENTS_WAITING_MAX;
+        if useless || segment.first_seq() > reach + 1 {
+            if !useless {
+                stream.want(&id, reach + 1, effects);
+            }
+            // Of no use now: its bytes are free again.
             self.consumed(id.lane, size, effects);
             return;
         }
+        stream.asked = None;
         stream.waiting.push_back((segment, size));
         stream.take(&id, effects);
     }
@@ -191,8 +200,9 @@ impl Receiver {
     fn taken(&mut self, id: &StreamId, outcome: Outcome, effects: &mut Vec<Effect>) {
         let stream = self.stream(id);
         let taken = stream.taking.take().unwrap_or_default();
-        let size = taken.iter().fold(0, |sum: usize, (_, size)| sum.saturating_add(*size));
+        let mut size = bytes(&taken);
         match outcome {
+            Outcome::Known => {}
             Outcome::Applied { position, parked_count } => {
                 stream.retries = 0;
                 stream.applied = position;
@@ -200,22 +210,21 @@ impl Receiver {
                 stream.known_seq = stream.known_seq.max(position.seq);
                 effects.push(Effect::Receipt(id.clone(), position, parked_count));
                 if parked_count > PARKED_MAX {
-                    stream.paused = true;
+                    size += stream.pause();
                     effects.push(Effect::Alarm(id.clone(), Reason::LimitExceeded));
                 }
             }
             Outcome::Gap(position) => {
                 stream.applied = position;
-                stream.ask_again(id, effects);
+                size += stream.ask_again(id, effects);
             }
             Outcome::Refused(position, reason) => {
                 stream.applied = position;
                 effects.push(Effect::Alarm(id.clone(), reason));
                 if reason == Reason::StreamForked {
-                    stream.paused = true;
-                    stream.waiting.clear();
+                    size += stream.pause();
                 } else {
-                    stream.ask_again(id, effects);
+                    size += stream.ask_again(id, effects);
                 }
             }
             Outcome::Unwritten => {
@@ -238,11 +247,13 @@ impl Receiver {
         stream.known_seq = stream.known_seq.max(position.seq);
         let idle = stream.taking.is_none() && stream.waiting.is_empty() && !stream.paused;
         if position.seq == stream.applied.seq && position.h != stream.applied.h {
-            stream.paused = true;
+            let size = stream.pause();
             effects.push(Effect::Alarm(id.clone(), Reason::StreamForked));
+            self.consumed(id.lane, size, effects);
         } else if idle && position.seq > stream.applied.seq {
             // The origin has more than came here: a hole, by name.
-            effects.push(Effect::Want(id.clone(), stream.applied.seq + 1));
+            stream.asked = None;
+            stream.want(id, stream.applied.seq + 1, effects);
         }
     }
 
@@ -277,6 +288,7 @@ impl Stream {
             known_seq: applied.seq,
             heard_at: now,
             head_late: false,
+            asked: None,
             retries: 0,
             paused: false,
         }
@@ -309,14 +321,44 @@ impl Stream {
         self.taking = Some(taking);
     }
 
-    fn ask_again(&mut self, id: &StreamId, effects: &mut Vec<Effect>) {
-        // What waits was sent after the range that failed; it comes again from there.
+    /// Last entry of what waits and is being applied; a segment must begin there or before.
+    fn reach(&self) -> u64 {
+        let last = self.waiting.back().or_else(|| self.taking.as_ref()?.last());
+        last.map_or(self.applied.seq, |(segment, _)| segment.last_seq().max(self.applied.seq))
+    }
+
+    /// Asks for the stream again, once: what is under way beyond a hole asks for nothing new.
+    fn want(&mut self, id: &StreamId, from_seq: u64, effects: &mut Vec<Effect>) {
+        if self.asked != Some(from_seq) {
+            self.asked = Some(from_seq);
+            effects.push(Effect::Want(id.clone(), from_seq));
+        }
+    }
+
+    /// Gives up a range that failed and all that was sent after it: it comes again from there. Gives
+    /// the bytes that are free again.
+    fn ask_again(&mut self, id: &StreamId, effects: &mut Vec<Effect>) -> usize {
         self.retries += 1;
         if self.retries > RETRIES_MAX {
-            self.paused = true;
             effects.push(Effect::Alarm(id.clone(), Reason::ChainBroken));
-            return;
+            return self.pause();
         }
-        effects.push(Effect::Want(id.clone(), self.applied.seq + 1));
+        self.asked = None;
+        self.want(id, self.applied.seq + 1, effects);
+        bytes(self.waiting.drain(..).collect::<Vec<_>>().as_slice())
+    }
+
+    /// Takes no more until a person has looked. Gives the bytes that are free again: the lane's other
+    /// streams go on.
+    fn pause(&mut self) -> usize {
+        self.paused = true;
+        bytes(self.waiting.drain(..).collect::<Vec<_>>().as_slice())
     }
 }
+
+fn bytes(segments: &[(Segment, usize)]) -> usize {
+    segments.iter().fold(0, |sum: usize, (_, size)| sum.saturating_add(*size))
+}
+
+#[cfg(test)]
+mod tests;

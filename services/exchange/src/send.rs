@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Segments of one stream that are cut but not sent; enough to keep the wire busy while the next is cut.
 const SEGMENTS_READY_MAX: usize = 4;
 
+/// Ranges of one stream that the gateway may want at a time; it asks again for what it still lacks.
+const RANGES_WANTED_MAX: usize = 64;
+
 /// A sealed range, ready to send.
 #[derive(Clone, Debug)]
 pub struct Ready {
@@ -186,12 +189,10 @@ impl Sender {
     /// Whether a frame is waiting for the network.
     pub fn has_piece(&self) -> bool {
         self.lanes.iter().any(|lane| {
-            self.going.contains_key(lane)
-                || self.of(*lane).any(|s| {
-                    s.ready
-                        .front()
-                        .is_some_and(|r| self.credit.available(*lane) as usize >= r.bytes.len())
-                })
+            let fits = |(_, ready): (&StreamId, &Ready)| {
+                self.credit.available(*lane) as usize >= ready.bytes.len()
+            };
+            self.going.contains_key(lane) || self.next_ready(*lane).is_some_and(fits)
         })
     }
 
@@ -200,8 +201,17 @@ impl Sender {
         self.streams.iter().map(|((_, stream), state)| (stream, state.stored))
     }
 
-    fn of(&self, lane: Lane) -> impl Iterator<Item = &Stream> {
-        self.streams.iter().filter(move |((of, _), _)| *of == lane).map(|(_, stream)| stream)
+    /// The segment of a lane whose turn it is: streams go round. It is waited for even when a smaller
+    /// one of another stream would fit the credit, else a large one might never go.
+    fn next_ready(&self, lane: Lane) -> Option<(&StreamId, &Ready)> {
+        let after = self.turn.get(&lane);
+        let mut ready = self
+            .streams
+            .iter()
+            .filter(|((of, _), _)| *of == lane)
+            .filter_map(|((_, id), stream)| Some((id, stream.ready.front()?)));
+        let first = ready.clone().next();
+        ready.find(|(id, _)| after.is_none_or(|last| *id > last)).or(first)
     }
 
     fn durable(&mut self, stream: StreamId, position: Position) {
@@ -236,7 +246,10 @@ impl Sender {
                 if *from > *to {
                     known.wanted.pop_front();
                 }
-                known.cut = known.cut.max(ready.after.seq);
+                // Only what joins on: a range further on leaves what lies before it to be cut.
+                if ready.first_seq <= known.cut + 1 {
+                    known.cut = known.cut.max(ready.after.seq);
+                }
             }
             _ if ready.first_seq == known.cut + 1 => known.cut = ready.after.seq,
             // Cut before the gateway asked for another place: of no use any more.
@@ -253,7 +266,11 @@ impl Sender {
             known.cut = from.saturating_sub(1).min(known.durable.seq);
             known.ready.clear();
             known.wanted.clear();
-        } else if from <= to_seq && to_seq <= known.durable.seq {
+        } else if from <= to_seq
+            && to_seq <= known.durable.seq
+            && known.wanted.len() < RANGES_WANTED_MAX
+            && !known.wanted.contains(&(from, to_seq))
+        {
             known.wanted.push_back((from, to_seq));
         }
     }
@@ -311,18 +328,7 @@ impl Sender {
 
     /// Puts the next segment of a lane on its way, streams in turn, if there is credit for it.
     fn begin(&mut self, lane: Lane) {
-        let streams: Vec<StreamId> = self
-            .streams
-            .iter()
-            .filter(|((of, _), stream)| *of == lane && !stream.ready.is_empty())
-            .map(|((_, id), _)| id.clone())
-            .collect();
-        let after = self.turn.get(&lane);
-        let next = streams
-            .iter()
-            .find(|id| after.is_none_or(|last| *id > last))
-            .or_else(|| streams.first());
-        let Some(id) = next.cloned() else { return };
+        let Some(id) = self.next_ready(lane).map(|(id, _)| id.clone()) else { return };
         let now = self.now;
         let Some(stream) = self.streams.get_mut(&(lane, id.clone())) else { return };
         let Some(front) = stream.ready.front() else { return };
@@ -341,3 +347,6 @@ impl Sender {
         self.turn.insert(lane, id);
     }
 }
+
+#[cfg(test)]
+mod tests;

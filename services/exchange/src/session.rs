@@ -27,6 +27,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// Ranges up to this many entries are opened where they come: cheaper than a hop to another thread.
 const ENTRIES_OPENED_INLINE_MAX: u64 = 8;
 
+/// Frames and work that may wait before no more is read from the gateway.
+const WAITING_MAX: usize = 1_024;
+
 /// Work that ends some time.
 enum Done {
     Cut(StreamId, Option<Ready>),
@@ -108,12 +111,13 @@ impl<'a> Session<'a> {
         let mut ticks = tokio::time::interval(TICK);
         let out = self.out.clone();
         loop {
+            let listens = self.control.len() < WAITING_MAX && self.work.len() < WAITING_MAX;
             let speaks =
                 !self.control.is_empty() || !self.receipts.is_empty() || self.sender.has_piece();
             // No arm holds state across its await: a lost race loses nothing.
             tokio::select! {
                 () = self.link.tasks.soft().cancelled() => return Ok(Ended::Stopped),
-                frame = inbound.message() => {
+                frame = inbound.message(), if listens => {
                     let frame = frame.map_err(|status| LinkError::Line(status.message().to_owned()))?;
                     let frame = frame.ok_or_else(|| LinkError::Line("closed".to_owned()))?;
                     self.heard_at = Instant::now();
@@ -320,9 +324,8 @@ impl<'a> Session<'a> {
         }
         self.work.push(Box::pin(async move {
             let known = link.store.find_outbox_hash(&receipt.stream, receipt.position.seq).await;
-            if let Ok(Some(h)) = known
-                && h != receipt.position.h
-            {
+            // A place that this region never reached, or reached with another hash: two of one name.
+            if known.is_ok_and(|h| h != Some(receipt.position.h)) {
                 alarm(link, Some(&receipt.stream), Reason::StreamForked);
                 return Done::Frame(None);
             }
@@ -451,8 +454,7 @@ async fn take(link: &Exchange, cursor: Position, segments: Vec<Segment>) -> Outc
     };
     let apply = match opened {
         Ok(Some(apply)) => apply,
-        // All of it was applied before.
-        Ok(None) => return Outcome::Applied { position: cursor, parked_count: 0 },
+        Ok(None) => return Outcome::Known,
         Err(outcome) => return outcome,
     };
     let after = apply.after;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage::region::{Committed, FeedItem, FeedSource};
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
 use tonic::Status;
 
 /// Changes in one message.
@@ -73,40 +74,51 @@ pub(crate) async fn page(
     Ok((changes(region, &wanted.kinds, &page.items), last, page.more))
 }
 
-/// Starts a watch; what it sends comes out of the receiver until either side ends.
-pub(crate) async fn watch(
+/// Starts a watch; what it sends comes out of the receiver until either side ends. All of it happens in
+/// a task, which no caller who hangs up can stop half way: who was noted as a watcher is noted as gone.
+pub(crate) fn watch(
     region: Arc<Hosted>,
     caller: Caller,
     wanted: Wanted,
-) -> Result<mpsc::Receiver<Result<WatchResponse, Status>>, Status> {
-    let number = region.begin_watch(caller.device, wanted.purpose).await.map_err(unwritten)?;
-    // Catching up reads what was there before the watch began, which no commit notes.
-    region
-        .disclose(&caller, wanted.purpose, "Watch", (wanted.after + 1, 0), 0)
-        .await
-        .map_err(unwritten)?;
+) -> mpsc::Receiver<Result<WatchResponse, Status>> {
     let (out, messages) = mpsc::channel(MESSAGES_QUEUED_MAX);
     let tasks = region.tasks.clone();
     tasks.spawn("region.watch", runtime::OnExit::Log, async move {
-        let mut watch = Watch { region: Arc::clone(&region), wanted, out };
-        if let Err(status) = watch.run().await {
+        let mut watch = Watch { region, wanted, out, spoke_at: Instant::now() };
+        if let Err(status) = watch.noted(&caller).await {
             // The reader may be gone, which is then why the watch ended.
             drop(watch.out.send(Err(status)).await);
         }
-        if let Err(error) = region.end_watch(number).await {
-            tracing::warn!(error = %error, "the end of a watch was not noted");
-        }
     });
-    Ok(messages)
+    messages
 }
 
 struct Watch {
     region: Arc<Hosted>,
     wanted: Wanted,
     out: mpsc::Sender<Result<WatchResponse, Status>>,
+    spoke_at: Instant,
 }
 
 impl Watch {
+    /// Runs with its begin and end on record.
+    async fn noted(&mut self, caller: &Caller) -> Result<(), Status> {
+        let region = Arc::clone(&self.region);
+        let purpose = self.wanted.purpose;
+        let number = region.begin_watch(caller.device, purpose).await.map_err(unwritten)?;
+        // Catching up reads what was there before the watch began, which no commit notes.
+        let from = (self.wanted.after.saturating_add(1), 0);
+        let noted = region.disclose(caller, purpose, "Watch", from, 0).await.map_err(unwritten);
+        let ended = match noted {
+            Ok(()) => self.run().await,
+            Err(status) => Err(status),
+        };
+        if let Err(error) = region.end_watch(number).await {
+            tracing::warn!(error = %error, "the end of a watch was not noted");
+        }
+        ended
+    }
+
     async fn run(&mut self) -> Result<(), Status> {
         // Listening begins before the catch-up, so that no commit falls between.
         let mut commits = self.region.store.listen();
@@ -124,7 +136,7 @@ impl Watch {
                     Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up().await?,
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
-                () = tokio::time::sleep(KEEPALIVE) => self.send(Vec::new()).await,
+                () = tokio::time::sleep_until(self.spoke_at + KEEPALIVE) => self.send(Vec::new()).await,
             };
             if !goes_on {
                 return Ok(());
@@ -161,12 +173,13 @@ impl Watch {
         true
     }
 
-    async fn send(&self, changes: Vec<Change>) -> bool {
+    async fn send(&mut self, changes: Vec<Change>) -> bool {
         let message = WatchResponse {
             changes,
             cursor: Some(cursor(&self.region, self.wanted.after)),
             server_time: Some(encode_time(self.region.now())),
         };
+        self.spoke_at = Instant::now();
         self.out.send(Ok(message)).await.is_ok()
     }
 }

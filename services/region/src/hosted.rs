@@ -6,9 +6,10 @@ use exchange::status::Status;
 use runtime::Tasks;
 use runtime::pki::Authority;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use storage::WriteError;
 use storage::region::{Disclosure, Store, Watcher};
+use tokio::sync::Mutex as AsyncMutex;
 
 /// One hosted region.
 pub(crate) struct Hosted {
@@ -19,10 +20,19 @@ pub(crate) struct Hosted {
     pub(crate) tasks: Tasks,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
-    /// Who watches now, by number of the stream.
-    pub(crate) watchers: Mutex<Vec<(u64, Watcher)>>,
-    /// Devices that surely have nothing waiting for parents; saves a look at each push.
-    pub(crate) nothing_held: Mutex<HashSet<DeviceId>>,
+    /// Who watches now, by number of the stream. Held until the set is on record: an older set must not
+    /// come after a newer one.
+    pub(crate) watchers: AsyncMutex<Vec<(u64, Watcher)>>,
+    pub(crate) held: Mutex<Held>,
+}
+
+/// What is known of operations that wait for their parents.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// How often something was made to wait.
+    pub(crate) count: u64,
+    /// Devices that surely have nothing waiting; saves a look at each push.
+    pub(crate) nothing: HashSet<DeviceId>,
 }
 
 /// Who calls.
@@ -69,23 +79,24 @@ impl Hosted {
         device: DeviceId,
         purpose: Purpose,
     ) -> Result<u64, WriteError> {
-        let (number, all) = {
-            let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-            let number = watchers.last().map_or(1, |(last, _)| last + 1);
-            watchers.push((number, Watcher { device, purpose }));
-            (number, watchers.iter().map(|(_, watcher)| watcher.clone()).collect())
-        };
-        self.store.set_watchers(self.now(), all).await?;
-        Ok(number)
+        let mut watchers = self.watchers.lock().await;
+        let number = watchers.last().map_or(1, |(last, _)| last + 1);
+        watchers.push((number, Watcher { device, purpose }));
+        let noted = self.store.set_watchers(self.now(), all(&watchers)).await;
+        if noted.is_err() {
+            watchers.pop();
+        }
+        noted.map(|()| number)
     }
 
     /// Notes that a watch has ended.
     pub(crate) async fn end_watch(&self, number: u64) -> Result<(), WriteError> {
-        let all = {
-            let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-            watchers.retain(|(other, _)| *other != number);
-            watchers.iter().map(|(_, watcher)| watcher.clone()).collect()
-        };
-        self.store.set_watchers(self.now(), all).await
+        let mut watchers = self.watchers.lock().await;
+        watchers.retain(|(other, _)| *other != number);
+        self.store.set_watchers(self.now(), all(&watchers)).await
     }
+}
+
+fn all(watchers: &[(u64, Watcher)]) -> Vec<Watcher> {
+    watchers.iter().map(|(_, watcher)| watcher.clone()).collect()
 }

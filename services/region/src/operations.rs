@@ -44,6 +44,7 @@ pub(crate) struct Sender {
 
 /// What became of an operation.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every answer is the large one")]
 pub(crate) enum Answer {
     Applied(Record),
     Duplicate { revision_n: u64, record_id: RecordId },
@@ -115,7 +116,9 @@ pub(crate) async fn release_held(
         incoming.push(Incoming { operation, digest: row.digest, encoded });
     }
     let answers = apply(region, sender, &incoming).await?;
-    Ok(answers.iter().filter(|answer| !matches!(answer, Answer::Held)).count())
+    // A conflict goes on waiting: its device hears of it when it sends the operation again.
+    let moved = |answer: &&Answer| !matches!(answer, Answer::Held | Answer::Conflict(_));
+    Ok(answers.iter().filter(moved).count())
 }
 
 fn stands_alone(operation: &Operation) -> bool {

@@ -23,12 +23,13 @@ use runtime::tls::{
     Anchor, ClientAuth, ClientTls, Hosted as HostedKey, ServerTls, TlsError, Trust,
 };
 use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::OpenError;
 use storage::region::Store;
+use tokio::sync::Mutex as AsyncMutex;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Server as Tonic;
 
@@ -250,8 +251,8 @@ async fn open(
         tasks: tasks.clone(),
         clock: Arc::clone(clock),
         entropy: Arc::clone(entropy),
-        watchers: Mutex::new(Vec::new()),
-        nothing_held: Mutex::new(HashSet::new()),
+        watchers: AsyncMutex::new(Vec::new()),
+        held: Mutex::default(),
     }))
 }
 

@@ -1,8 +1,6 @@
 //! The one place where a refusal becomes a gRPC status, with `google.rpc` details: reason by code,
 //! fields, what to do, in Chinese and English.
 
-#![expect(clippy::disallowed_methods, reason = "the one file that makes a Status")]
-
 use domain::kernel::{FieldViolation, Reason, ReasonKind};
 use proto::convert::Violations;
 use runtime::ErrorChain;

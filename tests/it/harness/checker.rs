@@ -69,15 +69,25 @@ pub(crate) fn faults(acked: &BTreeSet<RecordId>, seen: &[Seen]) -> Vec<String> {
             faults.push(format!("{} seen twice", one.record));
         }
     }
-    faults.extend(acked.difference(&records).map(|record| format!("{record} was acknowledged and is missing")));
-    faults.extend(records.difference(acked).map(|record| format!("{record} was never acknowledged")));
+    faults.extend(
+        acked
+            .difference(&records)
+            .map(|record| format!("{record} was acknowledged and is missing")),
+    );
+    faults
+        .extend(records.difference(acked).map(|record| format!("{record} was never acknowledged")));
     faults
 }
 
 #[test]
 fn the_checker_goes_red_for_what_is_missing_doubled_or_out_of_order() {
     use domain::kernel::Timestamp;
-    let id = |n: i64| RecordId::mint(Timestamp::from_micros(1_760_000_000_000_000 + n), &runtime::clock::SystemEntropy);
+    let id = |n: i64| {
+        RecordId::mint(
+            Timestamp::from_micros(1_760_000_000_000_000 + n),
+            &runtime::clock::SystemEntropy,
+        )
+    };
     let ids: Vec<RecordId> = (0..3).map(id).collect();
     let acked: BTreeSet<RecordId> = ids.iter().copied().collect();
     let good: Vec<Seen> = ids

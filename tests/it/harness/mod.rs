@@ -52,7 +52,8 @@ pub(crate) async fn set_up(dir: &Path) {
     linkage::init_authority(&authority, &linkage, now, &SystemEntropy).unwrap();
     let gateway_id = "gateway-1".parse().unwrap();
     let gateway =
-        linkage::init_gateway(&dir.join("gateway"), &linkage, &gateway_id, "127.0.0.1:7444", now).unwrap();
+        linkage::init_gateway(&dir.join("gateway"), &linkage, &gateway_id, "127.0.0.1:7444", now)
+            .unwrap();
     let mut regions = Vec::new();
     for (data, id, name_zh) in [("a", A, "小南海镇"), ("b", B, "咸丰县")] {
         let spec = RegionSpec {
@@ -64,7 +65,11 @@ pub(crate) async fn set_up(dir: &Path) {
             superior: None,
             endpoint: String::new(),
         };
-        regions.push(linkage::init_region(&dir.join(data), &linkage, spec, now, &SystemEntropy).await.unwrap());
+        regions.push(
+            linkage::init_region(&dir.join(data), &linkage, spec, now, &SystemEntropy)
+                .await
+                .unwrap(),
+        );
     }
     let directory = linkage::publish(&authority, regions, vec![gateway], now).unwrap();
     for data in ["gateway", "a", "b"] {
@@ -95,7 +100,13 @@ pub(crate) async fn set_up(dir: &Path) {
 }
 
 /// Writes a region server's configuration.
-pub(crate) fn region_config(dir: &Path, data: &str, id: &str, port: u16, gateway_port: u16) -> PathBuf {
+pub(crate) fn region_config(
+    dir: &Path,
+    data: &str,
+    id: &str,
+    port: u16,
+    gateway_port: u16,
+) -> PathBuf {
     let path = dir.join(format!("{data}.toml"));
     let text = format!(
         "data = \"{}\"\nlisten = \"127.0.0.1:{port}\"\n[[regions]]\nid = \"{id}\"\ngateway_endpoint = \"127.0.0.1:{gateway_port}\"\n",
@@ -124,9 +135,24 @@ impl World {
         let process = |binary: &str, config: PathBuf, port: u16, log: &str| {
             Process::start(binary, &config, port, &dir.path().join(log))
         };
-        let gateway = process("wuling-gateway", gateway_config(dir.path(), ports[0]), ports[0], "gateway.log");
-        let a = process("wuling-region", region_config(dir.path(), "a", A, ports[1], ports[0]), ports[1], "a.log");
-        let b = process("wuling-region", region_config(dir.path(), "b", B, ports[2], ports[0]), ports[2], "b.log");
+        let gateway = process(
+            "wuling-gateway",
+            gateway_config(dir.path(), ports[0]),
+            ports[0],
+            "gateway.log",
+        );
+        let a = process(
+            "wuling-region",
+            region_config(dir.path(), "a", A, ports[1], ports[0]),
+            ports[1],
+            "a.log",
+        );
+        let b = process(
+            "wuling-region",
+            region_config(dir.path(), "b", B, ports[2], ports[0]),
+            ports[2],
+            "b.log",
+        );
         Self { dir, gateway, a, b }
     }
 
@@ -243,12 +269,16 @@ pub(crate) async fn pull_all(channel: &Channel) -> Vec<pb::Change> {
 /// How all streams of a region stand.
 pub(crate) async fn states(channel: &Channel) -> Option<agreement::WatchStreamsResponse> {
     let request = agreement::WatchStreamsRequest { purpose: Purpose::Operation.code() };
-    let mut stream = cli::client::agreement_service(channel).watch_streams(request).await.ok()?.into_inner();
+    let mut stream =
+        cli::client::agreement_service(channel).watch_streams(request).await.ok()?.into_inner();
     tokio::time::timeout(Duration::from_secs(5), stream.message()).await.ok()?.ok()?
 }
 
 /// Digest of a stream's views, as one side tells it.
-pub(crate) async fn digest(channel: &Channel, stream: &agreement::StreamKey) -> agreement::GetStreamDigestResponse {
+pub(crate) async fn digest(
+    channel: &Channel,
+    stream: &agreement::StreamKey,
+) -> agreement::GetStreamDigestResponse {
     let request = agreement::GetStreamDigestRequest {
         stream: Some(stream.clone()),
         purpose: Purpose::Operation.code(),

@@ -22,8 +22,13 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it and waits until it takes connections.
     pub(crate) fn start(name: &str, config: &Path, port: u16, log: &Path) -> Self {
-        let mut process =
-            Self { binary: binary(name), config: config.to_owned(), log: log.to_owned(), port, child: None };
+        let mut process = Self {
+            binary: binary(name),
+            config: config.to_owned(),
+            log: log.to_owned(),
+            port,
+            child: None,
+        };
         process.restart();
         process
     }
@@ -93,7 +98,11 @@ fn pid(child: &Child) -> Pid {
 pub(crate) fn binary(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let path = tests.ancestors().nth(2).unwrap().join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build` first (`cargo xtask test` does)", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build` first (`cargo xtask test` does)",
+        path.display()
+    );
     path
 }
 

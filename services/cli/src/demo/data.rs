@@ -74,7 +74,8 @@ pub(super) fn events() -> Result<Vec<DemoEvent>> {
     rows(EVENTS)
         .map(|row| {
             let [_id, domain, category, _code, region, _at, lon, lat, severity] = columns(row)?;
-            let domain = EventDomain::from_name(domain).with_context(|| format!("domain {domain}"))?;
+            let domain =
+                EventDomain::from_name(domain).with_context(|| format!("domain {domain}"))?;
             Ok(DemoEvent {
                 region: region.parse()?,
                 domain,

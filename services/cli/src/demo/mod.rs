@@ -52,7 +52,8 @@ pub async fn run(options: Options) -> Result<bool> {
     let scratch = tempfile::Builder::new().prefix("wuling-demo-").tempdir()?;
     let dir = match &options.data {
         Some(dir) => {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("cannot make {}", dir.display()))?;
             anyhow::ensure!(
                 std::fs::read_dir(dir)?.next().is_none(),
                 "{} is not empty: name a new folder for the demo",
@@ -143,7 +144,12 @@ fn play(
 }
 
 /// Cuts the link, heals it, waits until all has arrived; gives what went wrong.
-async fn conduct(world: &World, board: &Board, started: Instant, left: &AtomicUsize) -> Vec<String> {
+async fn conduct(
+    world: &World,
+    board: &Board,
+    started: Instant,
+    left: &AtomicUsize,
+) -> Vec<String> {
     tokio::time::sleep_until(started + CUT_AT).await;
     world.proxy.set_up(false);
     tokio::time::sleep_until(started + CUT_AT + CUT_FOR).await;
@@ -153,7 +159,11 @@ async fn conduct(world: &World, board: &Board, started: Instant, left: &AtomicUs
     loop {
         let unsent = left.load(Ordering::Relaxed);
         let arrived = board.with(|seen| {
-            !seen.rows.is_empty() && seen.rows.values().all(|row| row.last > 0 && row.applied == row.last && row.queued == 0)
+            !seen.rows.is_empty()
+                && seen
+                    .rows
+                    .values()
+                    .all(|row| row.last > 0 && row.applied == row.last && row.queued == 0)
         });
         // The states come once a second: two seconds without a difference mean that nothing is under way.
         still = if unsent == 0 && arrived { still + 1 } else { 0 };
@@ -181,7 +191,10 @@ fn print(verdict: &Verdict, json: bool) -> Result<()> {
         "\n{} streams 流 (stream × recipient), {entries} entries 条目: {applied} applied 已应用, {parked} parked 搁置",
         verdict.streams.len()
     );
-    println!("link cut 链路断开 {} s, at most {queued} entries queued in one stream 单流最多排队", verdict.cut_s);
+    println!(
+        "link cut 链路断开 {} s, at most {queued} entries queued in one stream 单流最多排队",
+        verdict.cut_s
+    );
     println!(
         "phone to neighbour 手机到毗邻: p50 {} ms, p99 {} ms, max {} ms",
         verdict.latency_ms.p50, verdict.latency_ms.p99, verdict.latency_ms.max
@@ -189,7 +202,14 @@ fn print(verdict: &Verdict, json: bool) -> Result<()> {
     for failure in &verdict.failures {
         println!("  ✗ {failure}");
     }
-    println!("{}", if verdict.ok { "✓ everything arrived, once, in order 全部送达，各一次，次序不乱" } else { "✗ see above 见上" });
+    println!(
+        "{}",
+        if verdict.ok {
+            "✓ everything arrived, once, in order 全部送达，各一次，次序不乱"
+        } else {
+            "✗ see above 见上"
+        }
+    );
     Ok(())
 }
 

@@ -105,12 +105,16 @@ fn log(region: &RegionId, ended: Result<()>) {
 }
 
 async fn watch_feed(board: &Board, region: &RegionId, channel: &Channel) -> Result<()> {
-    let request = pb::WatchRequest { cursor: None, purpose: Purpose::Duty.code(), kinds: Vec::new() };
-    let mut messages = client::device_service(channel).watch(request).await.map_err(said)?.into_inner();
+    let request =
+        pb::WatchRequest { cursor: None, purpose: Purpose::Duty.code(), kinds: Vec::new() };
+    let mut messages =
+        client::device_service(channel).watch(request).await.map_err(said)?.into_inner();
     while let Some(message) = messages.message().await.map_err(said)? {
         let now = Instant::now();
         for change in message.changes {
-            board.with(|seen| seen.change(region, change, now)).context("a change is not well formed")?;
+            board
+                .with(|seen| seen.change(region, change, now))
+                .context("a change is not well formed")?;
         }
     }
     Ok(())
@@ -118,13 +122,15 @@ async fn watch_feed(board: &Board, region: &RegionId, channel: &Channel) -> Resu
 
 async fn watch_streams(board: &Board, region: &RegionId, channel: &Channel) -> Result<()> {
     let request = agreement::WatchStreamsRequest { purpose: Purpose::Operation.code() };
-    let mut messages = client::agreement_service(channel).watch_streams(request).await.map_err(said)?.into_inner();
+    let mut messages =
+        client::agreement_service(channel).watch_streams(request).await.map_err(said)?.into_inner();
     while let Some(message) = messages.message().await.map_err(said)? {
-        board.with(|seen| {
-            seen.links_up.insert(region.clone(), message.link_up);
-            message.streams.into_iter().try_for_each(|state| seen.state(region, state))
-        })
-        .context("a stream's state is not well formed")?;
+        board
+            .with(|seen| {
+                seen.links_up.insert(region.clone(), message.link_up);
+                message.streams.into_iter().try_for_each(|state| seen.state(region, state))
+            })
+            .context("a stream's state is not well formed")?;
     }
     Ok(())
 }

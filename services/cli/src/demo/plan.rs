@@ -8,8 +8,8 @@ use device::Draft;
 use domain::kernel::{Datum, EmergencyLevel, FixSource, GeoPoint, RecordId, RegionId, Timestamp};
 use domain::operation::Change;
 use domain::patrol::{
-    CheckIn, CheckInMethod, CheckInQuality, Patrol, PatrolMode, PatrolState, PatrolVerb, RouteKind, Shift,
-    ShiftState, SosAlert, SosState, SosTrigger, TrackBatch,
+    CheckIn, CheckInMethod, CheckInQuality, Patrol, PatrolMode, PatrolState, PatrolVerb, RouteKind,
+    Shift, ShiftState, SosAlert, SosState, SosTrigger, TrackBatch,
 };
 use domain::risk::{Event, EventSource, EventState, category};
 use std::collections::BTreeMap;
@@ -37,7 +37,10 @@ pub(super) enum Action {
 }
 
 /// What the phone of each region does, in order of time.
-pub(super) fn plan(events: Vec<DemoEvent>, tracks: &[DemoTrack]) -> BTreeMap<RegionId, Vec<(Duration, Action)>> {
+pub(super) fn plan(
+    events: Vec<DemoEvent>,
+    tracks: &[DemoTrack],
+) -> BTreeMap<RegionId, Vec<(Duration, Action)>> {
     let mut plan: BTreeMap<RegionId, Vec<(Duration, Action)>> = BTreeMap::new();
     // Events of one region and urgency are spread evenly, so that each stream has some while the link is
     // cut: the k-th of n comes at (k+1)/(n+1) of the time.
@@ -79,7 +82,8 @@ pub(super) fn plan(events: Vec<DemoEvent>, tracks: &[DemoTrack]) -> BTreeMap<Reg
 }
 
 fn at(index: usize, count: usize) -> Duration {
-    let (index, count) = (u32::try_from(index).unwrap_or(0), u32::try_from(count).unwrap_or(u32::MAX - 1));
+    let (index, count) =
+        (u32::try_from(index).unwrap_or(0), u32::try_from(count).unwrap_or(u32::MAX - 1));
     BUSY * (index + 1) / (count + 1)
 }
 
@@ -92,15 +96,25 @@ pub(super) struct OnDuty {
 
 impl OnDuty {
     /// Writes an action down on the phone; gives the record.
-    pub(super) fn act(&mut self, phone: &mut Phone, name_zh: &str, action: Action, now: Timestamp) -> Result<RecordId> {
+    pub(super) fn act(
+        &mut self,
+        phone: &mut Phone,
+        name_zh: &str,
+        action: Action,
+        now: Timestamp,
+    ) -> Result<RecordId> {
         let draft = match action {
-            Action::Report(event) => Draft::making(Change::ReportEvent(report(event, name_zh)), now),
+            Action::Report(event) => {
+                Draft::making(Change::ReportEvent(report(event, name_zh)), now)
+            }
             Action::OpenShift => Draft::making(Change::OpenShift(shift(name_zh)), now),
             Action::StartPatrol => {
-                let planned = Draft::making(Change::PlanPatrol(patrol(self.shift()?, name_zh)), now);
+                let planned =
+                    Draft::making(Change::PlanPatrol(patrol(self.shift()?, name_zh)), now);
                 let planned = phone.device.record(planned)?;
                 self.patrol = Some(planned.record_id);
-                let start = Change::Patrol { verb: PatrolVerb::Start, mode: Some(PatrolMode::Foot) };
+                let start =
+                    Change::Patrol { verb: PatrolVerb::Start, mode: Some(PatrolMode::Foot) };
                 Draft::changing(planned.record_id, start, now)
             }
             Action::CheckIn(lon, lat, number) => {
@@ -115,14 +129,17 @@ impl OnDuty {
                 };
                 Draft::making(Change::CheckIn(check_in), now)
             }
-            Action::Track(points) => {
-                Draft::making(Change::TrackBatch(track(self.patrol()?, self.shift()?, &points, now)), now)
-            }
+            Action::Track(points) => Draft::making(
+                Change::TrackBatch(track(self.patrol()?, self.shift()?, &points, now)),
+                now,
+            ),
             Action::CompletePatrol => {
                 let complete = Change::Patrol { verb: PatrolVerb::Complete, mode: None };
                 Draft::changing(self.patrol()?, complete, now)
             }
-            Action::Sos(lon, lat) => Draft::making(Change::RaiseSos(sos(lon, lat, self.patrol)), now),
+            Action::Sos(lon, lat) => {
+                Draft::making(Change::RaiseSos(sos(lon, lat, self.patrol)), now)
+            }
         };
         let opens_shift = matches!(draft.change, Change::OpenShift(_));
         let recorded = phone.device.record(draft)?;
@@ -142,7 +159,14 @@ impl OnDuty {
 }
 
 fn point(lon: f64, lat: f64) -> GeoPoint {
-    GeoPoint { lon, lat, accuracy_m: 8.0, datum: Datum::Wgs84, source: Some(FixSource::Gnss), altitude_m: None }
+    GeoPoint {
+        lon,
+        lat,
+        accuracy_m: 8.0,
+        datum: Datum::Wgs84,
+        source: Some(FixSource::Gnss),
+        altitude_m: None,
+    }
 }
 
 fn report(event: DemoEvent, name_zh: &str) -> Event {
@@ -197,7 +221,12 @@ fn patrol(shift_id: RecordId, name_zh: &str) -> Patrol {
 }
 
 /// The shape of a whole patrol is replayed within the demo's half minute: a second a point, ending now.
-fn track(patrol_id: RecordId, shift_id: RecordId, points: &[(f64, f64)], now: Timestamp) -> TrackBatch {
+fn track(
+    patrol_id: RecordId,
+    shift_id: RecordId,
+    points: &[(f64, f64)],
+    now: Timestamp,
+) -> TrackBatch {
     let mut before = (0, 0);
     let mut batch = TrackBatch {
         patrol_id,

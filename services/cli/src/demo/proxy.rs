@@ -26,7 +26,11 @@ impl Proxy {
                     accepted = listener.accept() => accepted,
                 };
                 let Ok((from, _)) = accepted else { continue };
-                spawner.spawn("demo.proxy.line", runtime::OnExit::Log, pass(from, to, line.clone()));
+                spawner.spawn(
+                    "demo.proxy.line",
+                    runtime::OnExit::Log,
+                    pass(from, to, line.clone()),
+                );
             }
         });
         Ok(Self { addr, up })

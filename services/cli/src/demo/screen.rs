@@ -21,7 +21,11 @@ pub(super) async fn draw(world: &World, board: &Board, started: Instant, total: 
     let mut drawn = 0;
     loop {
         let elapsed = started.elapsed();
-        let text = if terminal { picture(world, board, elapsed, total) } else { line(world, board, elapsed) };
+        let text = if terminal {
+            picture(world, board, elapsed, total)
+        } else {
+            line(world, board, elapsed)
+        };
         let mut out = std::io::stderr().lock();
         let up = if drawn > 0 && terminal { format!("\x1b[{drawn}A\x1b[J") } else { String::new() };
         // A terminal that is gone is no reason to stop the demo.
@@ -62,7 +66,8 @@ fn line(world: &World, board: &Board, elapsed: Duration) -> String {
 }
 
 fn name(world: &World, id: &str) -> String {
-    let region = id.parse().ok().and_then(|id| world.region(&id).map(|region| region.name_zh.clone()));
+    let region =
+        id.parse().ok().and_then(|id| world.region(&id).map(|region| region.name_zh.clone()));
     region.unwrap_or_default()
 }
 
@@ -80,8 +85,13 @@ fn picture(world: &World, board: &Board, elapsed: Duration, total: usize) -> Str
     );
     for id in [TOWNSHIP, DISTRICT, CUT] {
         let (own, views) = counts(board, id);
-        text.push_str(&format!("  {}: own 本地 {own}, from neighbours 毗邻 {views}\n", name(world, id)));
+        text.push_str(&format!(
+            "  {}: own 本地 {own}, from neighbours 毗邻 {views}\n",
+            name(world, id)
+        ));
     }
-    board.with(|seen| seen.newest.iter().for_each(|newest| text.push_str(&format!("    {newest}\n"))));
+    board.with(|seen| {
+        seen.newest.iter().for_each(|newest| text.push_str(&format!("    {newest}\n")))
+    });
     text
 }

@@ -64,7 +64,13 @@ pub(super) async fn judge(
         let origin = digest(officers, &stream.origin, &row).await?;
         let recipient = digest(officers, party, &row).await?;
         let verdict = StreamVerdict {
-            stream: format!("{}/{}/{}/{}", stream.origin, stream.agreement, stream.version, stream.lane.name()),
+            stream: format!(
+                "{}/{}/{}/{}",
+                stream.origin,
+                stream.agreement,
+                stream.version,
+                stream.lane.name()
+            ),
             party: party.to_string(),
             entries: origin.entry_count,
             applied: recipient.entry_count.saturating_sub(recipient.parked_count),
@@ -74,7 +80,11 @@ pub(super) async fn judge(
             digest_recipient: hex(&recipient.digest),
             effects_max: effects.get(&row).copied().unwrap_or(0),
         };
-        failures.extend(faults(&verdict, &state, party.as_str() == CUT || stream.origin.as_str() == CUT));
+        failures.extend(faults(
+            &verdict,
+            &state,
+            party.as_str() == CUT || stream.origin.as_str() == CUT,
+        ));
         streams.push(verdict);
     }
     let entries: u64 = streams.iter().map(|stream| stream.entries).sum();
@@ -107,13 +117,22 @@ fn faults(verdict: &StreamVerdict, state: &RowState, of_cut_link: bool) -> Vec<S
     faults
 }
 
-async fn digest(officers: &BTreeMap<RegionId, Phone>, at: &RegionId, row: &Row) -> Result<GetStreamDigestResponse> {
+async fn digest(
+    officers: &BTreeMap<RegionId, Phone>,
+    at: &RegionId,
+    row: &Row,
+) -> Result<GetStreamDigestResponse> {
     let Some(officer) = officers.get(at) else { return Ok(GetStreamDigestResponse::default()) };
-    let request = GetStreamDigestRequest { stream: Some((&row.0).into()), purpose: Purpose::Operation.code() };
+    let request = GetStreamDigestRequest {
+        stream: Some((&row.0).into()),
+        purpose: Purpose::Operation.code(),
+    };
     match client::agreement_service(officer.channel()).get_stream_digest(request).await {
         Ok(answer) => Ok(answer.into_inner()),
         // Nothing of the stream has come there: the comparison says so.
-        Err(status) if status.code() == tonic::Code::NotFound => Ok(GetStreamDigestResponse::default()),
+        Err(status) if status.code() == tonic::Code::NotFound => {
+            Ok(GetStreamDigestResponse::default())
+        }
         Err(status) => Err(said(status)),
     }
 }

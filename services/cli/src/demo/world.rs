@@ -58,7 +58,10 @@ impl World {
                 .map(|region| HostedConfig {
                     region: region.id.clone(),
                     gateway: None,
-                    gateway_endpoint: Some(if region.id.as_str() == CUT { proxy.addr } else { gateway_addr }.to_string()),
+                    gateway_endpoint: Some(
+                        if region.id.as_str() == CUT { proxy.addr } else { gateway_addr }
+                            .to_string(),
+                    ),
                 })
                 .collect();
             let server = bind_region(&host_dir(dir, host), hosted, &clock, &entropy).await?;
@@ -78,14 +81,29 @@ impl World {
         let data = host_dir(&self.dir, host_of(region));
         let endpoint = self.endpoint(region).to_string();
         let unit = format!("{}-desk", region.id);
-        linkage::issue_code(&data, &region.id, role, &unit, &endpoint, self.clock.now(), self.entropy.as_ref())
+        linkage::issue_code(
+            &data,
+            &region.id,
+            role,
+            &unit,
+            &endpoint,
+            self.clock.now(),
+            self.entropy.as_ref(),
+        )
     }
 
     /// Enrols a device of a region, by the code that its screen would show.
-    pub(super) async fn enrol(&self, region: &DemoRegion, role: Role, name: &str) -> Result<phone::Phone> {
+    pub(super) async fn enrol(
+        &self,
+        region: &DemoRegion,
+        role: Role,
+        name: &str,
+    ) -> Result<phone::Phone> {
         let dir = self.dir.join("devices").join(format!("{}-{name}", region.id));
         let code = self.code(region, role)?;
-        phone::enrol(&dir, &code).await.with_context(|| format!("{} is not enrolled", dir.display()))?;
+        phone::enrol(&dir, &code)
+            .await
+            .with_context(|| format!("{} is not enrolled", dir.display()))?;
         phone::Phone::open(&dir, Arc::clone(&self.clock), Arc::clone(&self.entropy))
     }
 
@@ -148,7 +166,10 @@ async fn set_up(
             superior: region.superior.clone(),
             endpoint: String::new(),
         };
-        listed.push(linkage::init_region(&host_dir(dir, host_of(region)), &linkage, spec, now, entropy).await?);
+        listed.push(
+            linkage::init_region(&host_dir(dir, host_of(region)), &linkage, spec, now, entropy)
+                .await?,
+        );
     }
     let directory = linkage::publish(&authority, listed, vec![gateway], now)?;
     for data in [gateway_dir, host_dir(dir, 0), host_dir(dir, 1)] {
@@ -159,7 +180,9 @@ async fn set_up(
         let mut object = linkage::propose(&directory, terms, now, entropy)?;
         let data_of = |id: &RegionId| {
             let region = regions.iter().find(|region| region.id == *id);
-            region.map(|region| host_dir(dir, host_of(region))).context("a party is no region of the demo")
+            region
+                .map(|region| host_dir(dir, host_of(region)))
+                .context("a party is no region of the demo")
         };
         for party in &parties {
             linkage::sign_agreement(&mut object, &data_of(party)?, party)?;
@@ -182,19 +205,38 @@ fn agreements(regions: &[DemoRegion]) -> Result<Vec<Terms>> {
         fields: Vec::new(),
     };
     let all = || vec![clause(Grant::Sos), clause(Grant::EventDetail), clause(Grant::PatrolSummary)];
-    let purposes = || vec![Purpose::Duty, Purpose::Emergency, Purpose::Supervision, Purpose::Operation];
-    let terms = |form, title: String, parties, clauses| Terms { form, title, parties, clauses, purposes: purposes(), days: 365 };
+    let purposes =
+        || vec![Purpose::Duty, Purpose::Emergency, Purpose::Supervision, Purpose::Operation];
+    let terms = |form, title: String, parties, clauses| Terms {
+        form,
+        title,
+        parties,
+        clauses,
+        purposes: purposes(),
+        days: 365,
+    };
     let mut agreements = Vec::new();
     for township in regions.iter().filter(|region| region.superior.is_some()) {
         let parties = vec![township.id.clone(), DISTRICT.parse()?];
         let title = format!("{}属地协议", township.name_zh);
         agreements.push(terms(AgreementForm::Charter, title, parties, all()));
     }
-    let counties = regions.iter().filter(|region| region.superior.is_none()).map(|region| region.id.clone());
+    let counties =
+        regions.iter().filter(|region| region.superior.is_none()).map(|region| region.id.clone());
     let summary = vec![clause(Grant::Sos), clause(Grant::EventSummary)];
-    agreements.push(terms(AgreementForm::Agreement, "武陵山区联防协议".to_owned(), counties.collect(), summary));
+    agreements.push(terms(
+        AgreementForm::Agreement,
+        "武陵山区联防协议".to_owned(),
+        counties.collect(),
+        summary,
+    ));
     let border = vec![TOWNSHIP.parse()?, CUT.parse()?];
-    agreements.push(terms(AgreementForm::Agreement, "中坝河边界联防协议".to_owned(), border, all()));
+    agreements.push(terms(
+        AgreementForm::Agreement,
+        "中坝河边界联防协议".to_owned(),
+        border,
+        all(),
+    ));
     Ok(agreements)
 }
 
@@ -221,9 +263,12 @@ async fn bind_region(
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Server> {
     for _ in 0..PORT_TRIES {
-        let config = region::config::Config::new(data.to_owned(), port(entropy.as_ref()), hosted.clone());
+        let config =
+            region::config::Config::new(data.to_owned(), port(entropy.as_ref()), hosted.clone());
         match Server::bind(config, Arc::clone(clock), Arc::clone(entropy)).await {
-            Err(region::server::ServerError::Bind(runtime::accept::BindError::Taken { .. })) => {}
+            Err(region::server::ServerError::Bind(runtime::accept::BindError::Taken {
+                ..
+            })) => {}
             bound => return Ok(bound?),
         }
     }

@@ -142,7 +142,8 @@ pub(crate) async fn get(
             .map(|row| shown(FeedSource::Own, row.encoded))
             .transpose()?
     } else {
-        let row = region.store.find_view(record).await.map_err(|error| unreadable(&error))?;
+        let row = region.store.find_view(&owner, record).await;
+        let row = row.map_err(|error| unreadable(&error))?;
         let view = row
             .filter(|(of, _)| *of == kind)
             .map(|(_, encoded)| shown(FeedSource::View, encoded))

@@ -65,7 +65,13 @@ impl DeviceService for Services {
             Wanted::new(&region, &caller, request.cursor, request.purpose, &request.kinds)?;
         let (changes, last, more) = feed::page(&region, &wanted, limit).await?;
         region
-            .disclose(&caller, wanted.purpose, "Pull", (wanted.after + 1, last), changes.len())
+            .disclose(
+                &caller,
+                wanted.purpose,
+                "Pull",
+                (wanted.after.saturating_add(1), last),
+                changes.len(),
+            )
             .await
             .map_err(unwritten)?;
         Ok(Response::new(pb::PullResponse {
@@ -85,7 +91,7 @@ impl DeviceService for Services {
         let request = request.into_inner();
         let wanted =
             Wanted::new(&region, &caller, request.cursor, request.purpose, &request.kinds)?;
-        let messages = feed::watch(region, caller, wanted).await?;
+        let messages = feed::watch(region, caller, wanted);
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
@@ -157,7 +163,7 @@ impl Sync {
             request.purpose,
             &request.kinds,
         )?;
-        let messages = feed::watch(Arc::clone(&self.region), self.caller.clone(), wanted).await?;
+        let messages = feed::watch(Arc::clone(&self.region), self.caller.clone(), wanted);
         let mut messages = ReceiverStream::new(messages).map(|message| {
             message.map(|message| pb::SyncResponse {
                 response: Some(pb::sync_response::Response::Watch(message)),
@@ -270,19 +276,23 @@ async fn release(
 ) -> Result<(), OperationsError> {
     let Some(device) = sender.device else { return Ok(()) };
     let holds = answers.iter().any(|answer| matches!(answer, Answer::Held));
-    {
-        let mut nothing_held = region.nothing_held.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = {
+        let mut held = region.held.lock().unwrap_or_else(PoisonError::into_inner);
         if holds {
-            nothing_held.remove(&device);
+            held.count += 1;
+            held.nothing.remove(&device);
+        } else if held.nothing.contains(&device) {
             return Ok(());
         }
-        if nothing_held.contains(&device) {
-            return Ok(());
-        }
-    }
+        held.count
+    };
     while operations::release_held(region, sender, device).await? > 0 {}
     if region.store.list_held(device, 1).await?.is_empty() {
-        region.nothing_held.lock().unwrap_or_else(PoisonError::into_inner).insert(device);
+        let mut held = region.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Something held since would be forgotten.
+        if held.count == seen {
+            held.nothing.insert(device);
+        }
     }
     Ok(())
 }

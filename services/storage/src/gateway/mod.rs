@@ -314,3 +314,17 @@ impl Answer for Job {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_statement_of_the_readers_can_be_prepared() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = sqlite::open_writer(&dir.path().join("gateway.sqlite"), MIGRATIONS).unwrap();
+        for sql in [receipt::STATEMENTS, segment::STATEMENTS].concat() {
+            assert!(conn.prepare(sql).is_ok(), "{sql}");
+        }
+    }
+}

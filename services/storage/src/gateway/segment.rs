@@ -186,13 +186,12 @@ fn refill(
     last: Position,
 ) -> rusqlite::Result<SegmentVerdict> {
     let number = number(state, conn, &segment.stream)?;
-    let overlapping: Option<(i64, i64)> = conn
-        .prepare_cached(
-            "SELECT first_seq, last_seq FROM segment WHERE stream_no = ?1 AND first_seq <= ?3 AND last_seq >= ?2 LIMIT 1",
-        )?
-        .query_row((number, int(segment.before.seq + 1), int(segment.after.seq)), |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    if overlapping.is_some() {
+    let overlapping = overlapping(conn, number, segment)?;
+    let end = segment.after.seq == last.seq && segment.after.h != last.h;
+    if end || overlapping.iter().any(|held| differs(held, segment)) {
+        return Ok(SegmentVerdict::Forked(last));
+    }
+    if !overlapping.is_empty() {
         return Ok(SegmentVerdict::Known(last));
     }
     let hash = |sql: &str, seq: u64| -> rusqlite::Result<Option<[u8; 32]>> {
@@ -226,6 +225,30 @@ fn refill(
     state.pending.streams.insert(segment.stream.clone(), last);
     state.pending.segment(segment);
     Ok(SegmentVerdict::Stored(last))
+}
+
+/// Where segments that are held begin and end, as far as they share an entry with this one.
+fn overlapping(
+    conn: &Connection,
+    number: i64,
+    segment: &SegmentWrite,
+) -> rusqlite::Result<Vec<(Position, Position)>> {
+    conn.prepare_cached(
+        "SELECT first_seq - 1, h_before, last_seq, h_after FROM segment
+         WHERE stream_no = ?1 AND first_seq <= ?3 AND last_seq >= ?2",
+    )?
+    .query_map((number, int(segment.before.seq + 1), int(segment.after.seq)), |row| {
+        let before = Position { seq: uint(row.get(0)?), h: row.get(1)? };
+        Ok((before, Position { seq: uint(row.get(2)?), h: row.get(3)? }))
+    })?
+    .collect()
+}
+
+/// Whether two packagings of one range tell different hashes of one place. Where they were cut at other
+/// places nothing is told.
+fn differs((before, after): &(Position, Position), segment: &SegmentWrite) -> bool {
+    let other = |a: &Position, b: &Position| a.seq == b.seq && a.h != b.h;
+    other(before, &segment.before) || other(after, &segment.after)
 }
 
 fn number(state: &mut State, conn: &Connection, stream: &StreamId) -> rusqlite::Result<i64> {

@@ -140,19 +140,20 @@ fn keep_entries(
     let mut views = Vec::new();
     let mut parked = Vec::new();
     // The newest of each record, as far as this range has changed it.
-    let mut newest: HashMap<RecordId, (Revision, u64)> = HashMap::new();
+    let mut newest: HashMap<(RegionId, RecordId), (Revision, u64)> = HashMap::new();
     for entry in &apply.entries {
         match &entry.item {
             InboxItem::Control => {}
             InboxItem::View(view) | InboxItem::Withdrawal(view) => {
-                let held = match newest.get(&view.record_id) {
+                let key = (view.birth_region.clone(), view.record_id);
+                let held = match newest.get(&key) {
                     Some(held) => Some(*held),
-                    None => newest_held(conn, view.record_id)?,
+                    None => newest_held(conn, &key)?,
                 };
                 // A late lower one is history, whatever lane brought it.
                 let current = held.is_none_or(|held| held < (view.revision, view.share_n));
                 newest.insert(
-                    view.record_id,
+                    key,
                     held.map_or((view.revision, view.share_n), |held| {
                         held.max((view.revision, view.share_n))
                     }),
@@ -201,13 +202,18 @@ fn keep_entries(
     )
 }
 
-fn newest_held(conn: &Connection, record: RecordId) -> rusqlite::Result<Option<(Revision, u64)>> {
+/// Newest view of a record, which birth region and id name together: no neighbour can put another's
+/// record behind one of its own.
+fn newest_held(
+    conn: &Connection,
+    (birth_region, record): &(RegionId, RecordId),
+) -> rusqlite::Result<Option<(Revision, u64)>> {
     let found = conn
         .prepare_cached(
-            "SELECT revision_t, revision_epoch, revision_n, share_n FROM view WHERE record_id = ?1
+            "SELECT revision_t, revision_epoch, revision_n, share_n FROM view WHERE record_id = ?1 AND birth_region = ?2
              ORDER BY revision_t DESC, revision_epoch DESC, revision_n DESC, share_n DESC LIMIT 1",
         )?
-        .query_row([record.as_bytes().as_slice()], |row| {
+        .query_row((record.as_bytes().as_slice(), birth_region.as_str()), |row| {
             Ok((read_revision(row, 0)?, uint(row.get(3)?)))
         })
         .optional()?;

@@ -186,7 +186,7 @@ pub(super) fn run(state: &mut State, conn: &Connection, jobs: &mut [Job]) -> rus
     if commits().next().is_none() {
         return Ok(());
     }
-    let mut ground = Ground::read(conn, commits())?;
+    let mut ground = Ground::read(conn, &commits())?;
     let mut rows = Rows::default();
     for job in jobs.iter_mut() {
         let Job::Commit(call) = job else { continue };
@@ -214,7 +214,7 @@ pub(super) fn run(state: &mut State, conn: &Connection, jobs: &mut [Job]) -> rus
 impl Ground {
     fn read<'a>(
         conn: &Connection,
-        commits: impl Iterator<Item = &'a Commit> + Clone,
+        commits: &(impl Iterator<Item = &'a Commit> + Clone),
     ) -> rusqlite::Result<Self> {
         let items = || commits.clone().flat_map(|commit| &commit.items);
         let ids: Vec<Value> =

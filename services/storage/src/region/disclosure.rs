@@ -70,6 +70,7 @@ pub(super) fn set_watchers(
     now: Timestamp,
     watchers: &[Watcher],
 ) -> rusqlite::Result<()> {
+    state.pending.watchers_before.get_or_insert(state.memory.watcher_set);
     if watchers.is_empty() {
         state.memory.watcher_set = None;
         return Ok(());

@@ -7,7 +7,7 @@ use crate::ReadError;
 use crate::sqlite::uint;
 use bytes::Bytes;
 use domain::kernel::{
-    AgreementId, DeviceId, Kind, OperationId, Reason, RecordId, Revision, Timestamp,
+    AgreementId, DeviceId, Kind, OperationId, Reason, RecordId, RegionId, Revision, Timestamp,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -75,11 +75,11 @@ const FEED: &str = "SELECT feed_seq, kind, 1 AS source, encoded FROM record WHER
 const RECORD_ONE: &str = "SELECT record_id, kind, revision_t, revision_epoch, revision_n, encoded FROM record WHERE record_id = $1";
 // The newest view of a record; nothing when it was withdrawn.
 const VIEW_ONE: &str =
-    "SELECT kind, withdrawn, encoded FROM view WHERE record_id = $1 AND current = 1
+    "SELECT kind, withdrawn, encoded FROM view WHERE record_id = $1 AND birth_region = $2 AND current = 1
     ORDER BY revision_t DESC, revision_epoch DESC, revision_n DESC, share_n DESC LIMIT 1";
 const PAGE: &str = "SELECT feed_seq, 1 AS source, encoded FROM record WHERE kind = $1 AND feed_seq < $2
     UNION ALL SELECT v.feed_seq, 2, v.encoded FROM view v WHERE v.kind = $1 AND v.feed_seq < $2 AND v.current = 1 AND v.withdrawn = 0
-      AND NOT EXISTS (SELECT 1 FROM view w WHERE w.record_id = v.record_id AND w.current = 1 AND w.feed_seq > v.feed_seq)
+      AND NOT EXISTS (SELECT 1 FROM view w WHERE w.record_id = v.record_id AND w.birth_region = v.birth_region AND w.current = 1 AND w.feed_seq > v.feed_seq)
     ORDER BY feed_seq DESC LIMIT $3";
 const PAGE_OWN: &str =
     "SELECT feed_seq, 1 AS source, encoded FROM record WHERE kind = $1 AND feed_seq < $2
@@ -146,9 +146,14 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn find_view(&self, record: RecordId) -> Result<Option<(Kind, Bytes)>, ReadError> {
+    pub async fn find_view(
+        &self,
+        birth_region: &RegionId,
+        record: RecordId,
+    ) -> Result<Option<(Kind, Bytes)>, ReadError> {
         let row = sqlx::query(VIEW_ONE)
             .bind(record.as_bytes().as_slice())
+            .bind(birth_region.as_str())
             .fetch_optional(&self.readers)
             .await?;
         let Some(row) = row else { return Ok(None) };

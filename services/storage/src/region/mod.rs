@@ -6,6 +6,8 @@ mod device;
 mod disclosure;
 mod feed;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use apply::{Applied, Apply, InboxEntry, InboxItem, ViewRow};
 pub use commit::{
@@ -81,6 +83,15 @@ impl Store {
         epoch: Epoch,
     ) -> Result<(Self, Writer), OpenError> {
         let conn = sqlite::open_writer(path, MIGRATIONS)?;
+        Self::over(conn, path, region, epoch).await
+    }
+
+    async fn over(
+        conn: Connection,
+        path: &Path,
+        region: &RegionId,
+        epoch: Epoch,
+    ) -> Result<(Self, Writer), OpenError> {
         let epoch = own(&conn, region, epoch)?;
         let (queue, jobs) = Queue::new();
         let (committed, _) = broadcast::channel(COMMITS_KEPT);
@@ -224,6 +235,8 @@ pub(crate) struct Pending {
     inbox: HashMap<StreamId, Position>,
     receipts: bool,
     now: Option<Timestamp>,
+    /// The set of watchers before the transaction, when it changes the set.
+    watchers_before: Option<Option<i64>>,
 }
 
 /// The writer's side of a region's store.
@@ -313,8 +326,9 @@ impl crate::writer::Apply for State {
     }
 
     fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        self.pending = Pending::default();
-        let watcher_set = self.memory.watcher_set;
+        let pending = std::mem::take(&mut self.pending);
+        // A set that was rolled back has no row, and its number will be another's.
+        let watcher_set = pending.watchers_before.unwrap_or(self.memory.watcher_set);
         self.memory = Memory { watcher_set, ..Memory::load(conn)? };
         Ok(())
     }

@@ -1,0 +1,145 @@
+use super::*;
+use crate::fixture::*;
+use domain::kernel::Lane;
+
+fn refused(cursor: Position, reason: Reason) -> Result<Option<Apply>, Outcome> {
+    Err(Outcome::Refused(cursor, reason))
+}
+
+/// As the recipient `xiaonanhai` finds it.
+fn found(cursor: Position, segments: &[Segment]) -> Result<Option<Apply>, Outcome> {
+    open(&book("xiaonanhai"), cursor, segments, NOW)
+}
+
+fn outcome(result: Result<Option<Apply>, Outcome>) -> Option<Outcome> {
+    result.err()
+}
+
+fn routine() -> StreamId {
+    stream("daluba", Lane::Routine)
+}
+
+#[test]
+fn a_range_is_opened_from_the_cursor_and_overlaps_are_trimmed() {
+    let log = Log::of(&routine(), 9);
+    let at = |seq: usize| log.positions[seq];
+    let cases: [(usize, &[(usize, usize)], &[u64]); 6] = [
+        (0, &[(1, 3)], &[1, 2, 3]),
+        (0, &[(1, 3), (4, 4), (5, 9)], &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        // From another packaging: it begins before the cursor, or before what another reached.
+        (2, &[(1, 3)], &[3]),
+        (2, &[(1, 5), (4, 6), (1, 2)], &[3, 4, 5, 6]),
+        // What was applied before is passed over; what lies beyond a hole waits.
+        (4, &[(1, 4), (5, 6)], &[5, 6]),
+        (0, &[(1, 2), (4, 5)], &[1, 2]),
+    ];
+    for (cursor, ranges, seqs) in cases {
+        let segments: Vec<_> = ranges.iter().map(|(from, to)| log.segment(*from, *to)).collect();
+        let apply = found(at(cursor), &segments).unwrap().unwrap();
+        assert_eq!(apply.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), seqs);
+        assert_eq!((apply.before, apply.after), (at(cursor), at(*seqs.last().unwrap() as usize)));
+    }
+    assert!(found(at(4), &[log.segment(1, 4)]).unwrap().is_none());
+    assert!(found(at(4), &[]).unwrap().is_none());
+    assert_eq!(outcome(found(at(4), &[log.segment(6, 9)])), Some(Outcome::Gap(at(4))));
+}
+
+#[test]
+fn a_packaging_that_comes_to_another_hash_is_a_fork() {
+    let log = Log::of(&routine(), 6);
+    let mut other = Log::of(&routine(), 2);
+    other.push(Bytes::from_static(b"\x7a\x01x"));
+    other.grow(3);
+    let cursor = log.positions[4];
+    for (from, to) in [(1, 6), (3, 6), (5, 6)] {
+        let found = found(cursor, &[other.segment(from, to)]);
+        assert_eq!(outcome(found), outcome(refused(cursor, Reason::StreamForked)), "{from}-{to}");
+    }
+    // The same within one range of segments.
+    let start = log.positions[0];
+    let both = [log.segment(1, 4), other.segment(4, 6)];
+    assert_eq!(outcome(found(start, &both)), outcome(refused(start, Reason::StreamForked)));
+}
+
+#[test]
+fn a_forged_segment_is_refused_whole() {
+    let log = Log::of(&routine(), 4);
+    let start = log.positions[0];
+    let forged = log.seal_as(&signing("huolu"), 3, 4);
+    let forged = Segment::parse(forged.bytes.into()).unwrap();
+    let found = found(start, &[log.segment(1, 2), forged]);
+    assert!(matches!(found, Err(Outcome::Refused(at, _)) if at == start));
+}
+
+#[test]
+fn only_parties_of_the_agreement_and_never_oneself_are_heard() {
+    for (origin, reason) in [("xiaonanhai", Reason::NotAParty), ("huolu", Reason::NotAParty)] {
+        let log = Log::of(&stream(origin, Lane::Routine), 1);
+        let start = log.positions[0];
+        assert_eq!(outcome(found(start, &[log.segment(1, 1)])), outcome(refused(start, reason)));
+    }
+    let log = Log::of(&StreamId { version: 2, ..routine() }, 1);
+    let start = log.positions[0];
+    let found = found(start, &[log.segment(1, 1)]);
+    assert_eq!(outcome(found), outcome(refused(start, Reason::AgreementUnknown)));
+}
+
+#[test]
+fn what_was_not_sealed_to_this_region_is_refused() {
+    let log = Log::of(&routine(), 1);
+    let start = log.positions[0];
+    let mut book = book("xiaonanhai");
+    book.sealing = seal::key::SealingKey::from_bytes(&[9; 32]);
+    let found = open(&book, start, &[log.segment(1, 1)], NOW);
+    assert!(matches!(found, Err(Outcome::Refused(at, _)) if at == start));
+}
+
+/// What each entry comes to, by reason where it was parked.
+fn items(entries: &[Bytes]) -> Vec<&'static str> {
+    let mut log = Log::new(&routine());
+    entries.iter().for_each(|entry| log.push(entry.clone()));
+    let apply = found(log.positions[0], &[log.segment(1, entries.len())]).unwrap().unwrap();
+    let name = |entry: &InboxEntry| match &entry.item {
+        InboxItem::View(_) => "view",
+        InboxItem::Withdrawal(_) => "withdrawal",
+        InboxItem::Control => "control",
+        InboxItem::Parked { reason, .. } => reason.name(),
+    };
+    apply.entries.iter().map(name).collect()
+}
+
+#[test]
+fn entries_become_views_and_withdrawals_and_the_first_a_start() {
+    let of = routine();
+    let entries = [start(), view(&of, "daluba", "daluba"), leave(&of, "daluba")];
+    assert_eq!(items(&entries), ["control", "view", "withdrawal"]);
+}
+
+#[test]
+fn what_cannot_be_used_is_parked_and_the_rest_goes_on() {
+    let of = routine();
+    let other = entry::encode_start(&[1; 32]);
+    let entries = [
+        other,
+        start(),
+        Bytes::from_static(b"\x7a\x01x"),
+        Bytes::from_static(&[0xff; 3]),
+        view(&of, "daluba", "daluba"),
+    ];
+    let parked = ["AGREEMENT_UNKNOWN", "AGREEMENT_UNKNOWN", "KIND_UNKNOWN", "ENTRY_UNREADABLE"];
+    assert_eq!(items(&entries), [&parked[..], &["view"]].concat());
+}
+
+#[test]
+fn nobody_shows_or_withdraws_what_is_not_its_own() {
+    let of = routine();
+    let entries = [
+        start(),
+        view(&of, "huolu", "huolu"),
+        view(&of, "huolu", "daluba"),
+        view(&of, "daluba", "huolu"),
+        leave(&of, "huolu"),
+        leave(&of, "xiaonanhai"),
+    ];
+    assert_eq!(items(&entries)[1..], ["NOT_THE_OWNER"; 5]);
+}

@@ -1,0 +1,224 @@
+//! Operations become records and stream entries.
+
+use crate::world::*;
+use domain::kernel::Lane;
+use domain::stream::Standing;
+use storage::WriteError;
+use storage::region::{CommitItem, CommitVerdict, FeedSource, OperationOutcome};
+
+fn stale(ids: &[i64]) -> Result<CommitVerdict, WriteError> {
+    Ok(CommitVerdict::Stale(ids.iter().map(|id| operation(*id)).collect()))
+}
+
+#[tokio::test]
+async fn entries_are_numbered_without_holes_and_chained_from_a_start() {
+    let world = World::new().await;
+    let (alert, routine) = (stream("xiaonanhai", Lane::Alert), stream("xiaonanhai", Lane::Routine));
+    let mut mixed = shown(&routine, 3, 3, 1);
+    mixed.shares.insert(0, share(&alert, 4, 1, 1));
+    for items in [vec![shown(&routine, 1, 1, 1), shown(&routine, 2, 2, 1)], vec![mixed]] {
+        assert_eq!(world.store.commit(commit(items)).await, Ok(CommitVerdict::Done));
+    }
+    for (of, count) in [(&alert, 2), (&routine, 4)] {
+        let rows = world.store.list_outbox(of, 0, 100).await.unwrap();
+        assert_eq!(rows.len(), count);
+        assert_eq!(rows[0].entry, "start");
+        for (index, row) in rows.iter().enumerate() {
+            let upto = rows[..=index].iter().map(|row| (&row.salt, row.entry.as_ref()));
+            assert_eq!(row.position, chain(of, upto));
+            assert_eq!(row.position.seq, index as u64 + 1);
+            let h = world.store.find_outbox_hash(of, row.position.seq).await.unwrap();
+            assert_eq!(h, Some(row.position.h));
+        }
+        let streams = world.store.list_streams().await.unwrap();
+        let row = streams.iter().find(|row| row.stream == *of).unwrap();
+        assert_eq!(row.position, rows.last().unwrap().position);
+    }
+    assert_eq!(world.store.find_outbox_hash(&routine, 5).await.unwrap(), None);
+    let genesis = world.store.find_outbox_hash(&routine, 0).await.unwrap();
+    assert_eq!(genesis, Some(seal::chain::genesis(&routine)));
+}
+
+#[tokio::test]
+async fn a_replaced_revision_becomes_history_and_the_record_moves_to_the_end_of_the_feed() {
+    let world = World::new().await;
+    world.store.commit(commit(vec![write(1, 1, 1), write(2, 2, 1)])).await.unwrap();
+    world.store.commit(commit(vec![write(3, 1, 2)])).await.unwrap();
+    let feed = world.store.list_feed(0, 10).await.unwrap();
+    let texts: Vec<_> = feed.items.iter().map(|item| (item.feed_seq, &item.encoded[..])).collect();
+    assert_eq!(texts, [(2, &b"record 2 revision 1"[..]), (3, b"record 1 revision 2")]);
+    assert!(feed.items.iter().all(|item| item.source == FeedSource::Own) && !feed.more);
+    assert_eq!(world.store.find_record(record(1)).await.unwrap().unwrap().revision, revision(2));
+    let history: Vec<u8> = world.look("SELECT encoded FROM record_history");
+    assert_eq!(history, b"record 1 revision 1");
+}
+
+#[tokio::test]
+async fn revisions_made_within_one_commit_leave_each_its_history() {
+    let world = World::new().await;
+    let items = (1..=5).map(|n| write(n, 1, n as u64)).collect();
+    assert_eq!(world.store.commit(commit(items)).await, Ok(CommitVerdict::Done));
+    assert_eq!(world.look::<i64>("SELECT count(*) FROM record_history"), 4);
+    assert_eq!(world.look::<i64>("SELECT count(*) FROM record"), 1);
+    assert_eq!(world.store.find_record(record(1)).await.unwrap().unwrap().revision, revision(5));
+}
+
+#[tokio::test]
+async fn what_was_shown_is_remembered_by_record_and_agreement() {
+    let world = World::new().await;
+    let of = stream("xiaonanhai", Lane::Routine);
+    world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await.unwrap();
+    let mut left = shown(&of, 2, 1, 2);
+    left.shares[0].shown.standing = Standing::Left;
+    left.shares[0].view_sha256 = None;
+    world.store.commit(commit(vec![left])).await.unwrap();
+    let memory = world.store.list_shown(record(1)).await.unwrap();
+    let last = memory[&(record(1), of.agreement)];
+    assert_eq!((last.share_n, last.lane, last.standing), (2, Lane::Routine, Standing::Left));
+    // The digest counts views alone.
+    let views = world.store.list_shown_views(&of).await.unwrap();
+    assert_eq!(views.iter().map(|row| row.share_n).collect::<Vec<_>>(), [1]);
+    assert!(world.store.list_shown(record(2)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_commit_whose_ground_has_moved_is_handed_back_whole() {
+    let world = World::new().await;
+    let of = stream("xiaonanhai", Lane::Routine);
+    world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await.unwrap();
+    let before = world.store.list_streams().await.unwrap();
+    let mut seen_less = shown(&of, 4, 1, 2);
+    seen_less.shares[0].seen_share_n = 0;
+    let cases = [
+        // The record is there already; has another revision; is not there.
+        (write(2, 1, 1), stale(&[])),
+        (write(2, 1, 3), stale(&[])),
+        (write(2, 9, 2), stale(&[])),
+        // More was shown of it.
+        (seen_less, stale(&[])),
+        // The operation was answered before.
+        (write(1, 1, 2), stale(&[1])),
+    ];
+    for (item, verdict) in cases {
+        let found = world.store.commit(commit(vec![write(3, 3, 1), item])).await;
+        assert_eq!(found, verdict);
+    }
+    assert_eq!(world.store.list_streams().await.unwrap(), before);
+    assert!(world.store.find_record(record(3)).await.unwrap().is_none());
+    assert_eq!(world.look::<i64>("SELECT count(*) FROM operation"), 1);
+}
+
+#[tokio::test]
+async fn of_two_commits_at_once_the_second_stands_on_the_first() {
+    let world = World::new().await;
+    let of = stream("xiaonanhai", Lane::Alert);
+    // Whether they share a transaction or not, the verdicts are the same.
+    let (first, second, third, fourth) = tokio::join!(
+        world.store.commit(commit(vec![shown(&of, 1, 1, 1)])),
+        world.store.commit(commit(vec![shown(&of, 2, 1, 2)])),
+        world.store.commit(commit(vec![shown(&of, 3, 1, 2)])),
+        world.store.commit(commit(vec![write(2, 8, 1)])),
+    );
+    assert_eq!([first, second], [Ok(CommitVerdict::Done), Ok(CommitVerdict::Done)]);
+    assert_eq!([third, fourth], [stale(&[]), stale(&[2])]);
+    assert_eq!(world.store.list_outbox(&of, 0, 9).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn an_operation_that_waited_is_replaced_when_it_is_applied_and_only_then() {
+    let world = World::new().await;
+    let held = CommitItem {
+        operation: answered(1, 1, OperationOutcome::Held, 0),
+        write: None,
+        ..write(1, 1, 1)
+    };
+    world.store.commit(commit(vec![held.clone()])).await.unwrap();
+    let waiting = world.store.list_held(device(1), 10).await.unwrap();
+    assert_eq!(waiting[0].encoded.as_deref(), Some(&b"waiting"[..]));
+    assert_eq!(world.store.commit(commit(vec![held])).await, stale(&[1]));
+    let applied = CommitItem { replaces_held: true, ..write(1, 1, 1) };
+    let done = world.store.commit(commit(vec![applied.clone()])).await;
+    assert_eq!(done, Ok(CommitVerdict::Done));
+    assert!(world.store.list_held(device(1), 10).await.unwrap().is_empty());
+    let rows = world.store.list_operations(&[operation(1), operation(2)]).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0].outcome, rows[0].revision_n), (OperationOutcome::Applied, 1));
+    assert_eq!(rows[0].encoded, None);
+    assert_eq!(world.store.commit(commit(vec![applied])).await, stale(&[1]));
+}
+
+#[tokio::test]
+async fn more_rows_than_one_statement_takes_are_all_written() {
+    let world = World::new().await;
+    let of = stream("xiaonanhai", Lane::Routine);
+    let items = (1..=301).map(|n| shown(&of, n, n, 1)).collect();
+    assert_eq!(world.store.commit(commit(items)).await, Ok(CommitVerdict::Done));
+    let all: Vec<_> = (1..=1_500).map(operation).collect();
+    assert_eq!(world.store.list_operations(&all).await.unwrap().len(), 301);
+    let page = world.store.list_feed(290, 11).await.unwrap();
+    assert_eq!((page.items.len(), page.more), (11, true));
+    assert_eq!(world.store.list_outbox(&of, 300, 9).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn what_was_committed_is_told_once_it_is_on_disk() {
+    let world = World::new().await;
+    let of = stream("xiaonanhai", Lane::Routine);
+    let mut commits = world.store.listen();
+    world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await.unwrap();
+    let told = in_time(commits.recv()).await.unwrap();
+    assert_eq!(told.feed.len(), 1);
+    assert_eq!(told.streams.len(), 1);
+    let rows = world.store.list_outbox(&of, 0, 9).await.unwrap();
+    assert_eq!(told.streams[0], (of, rows.last().unwrap().position));
+}
+
+#[tokio::test]
+async fn a_job_whose_caller_hung_up_is_written_all_the_same() {
+    let world = World::new().await;
+    {
+        let call = world.store.commit(commit(vec![write(1, 1, 1)]));
+        let mut call = Box::pin(call);
+        // Polled once, so that it is in the queue; then dropped.
+        let polled =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx).is_ready()));
+        let _ready: bool = polled.await;
+    }
+    world.store.commit(commit(vec![write(2, 2, 1)])).await.unwrap();
+    assert!(world.store.find_record(record(1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_job_that_breaks_the_schema_fails_alone() {
+    let world = World::new().await;
+    let mut bad = write(2, 2, 1);
+    if let Some(write) = &mut bad.write {
+        write.revision.n = 0;
+    }
+    let (first, refused, last) = tokio::join!(
+        world.store.commit(commit(vec![write(1, 1, 1)])),
+        world.store.commit(commit(vec![bad])),
+        world.store.commit(commit(vec![write(3, 1, 2)])),
+    );
+    assert_eq!(refused, Err(WriteError::Refused));
+    assert_eq!([first, last], [Ok(CommitVerdict::Done), Ok(CommitVerdict::Done)]);
+    assert_eq!(world.look::<i64>("SELECT count(*) FROM operation"), 2);
+}
+
+#[tokio::test]
+async fn a_store_opened_again_goes_on_where_it_was() {
+    let world = World::new().await;
+    let of = stream("xiaonanhai", Lane::Routine);
+    world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await.unwrap();
+    let world = world.reopened().await;
+    assert_eq!(world.store.epoch(), epoch());
+    assert_eq!(world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await, stale(&[1]));
+    assert_eq!(
+        world.store.commit(commit(vec![shown(&of, 2, 1, 2)])).await,
+        Ok(CommitVerdict::Done)
+    );
+    let rows = world.store.list_outbox(&of, 0, 9).await.unwrap();
+    let all = rows.iter().map(|row| (&row.salt, row.entry.as_ref()));
+    assert_eq!(rows[2].position, chain(&of, all));
+    assert_eq!(world.store.list_feed(0, 9).await.unwrap().items[0].feed_seq, 2);
+}
