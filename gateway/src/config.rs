@@ -49,7 +49,7 @@ struct File {
     #[serde(default = "listen")]
     listen: String,
     /// Host names under which regions reach this gateway, besides its addresses.
-    #[serde(default = "names")]
+    #[serde(default)]
     names: Vec<String>,
     #[serde(default = "grace")]
     shutdown_grace_s: u64,
@@ -82,10 +82,6 @@ const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 
 
 fn listen() -> String {
     ANYWHERE.to_string()
-}
-
-fn names() -> Vec<String> {
-    vec!["localhost".to_owned()]
 }
 
 const fn grace() -> u64 {
@@ -123,7 +119,7 @@ impl Config {
             gateway_id,
             data,
             listen,
-            names: names(),
+            names: Vec::new(),
             shutdown_grace_s: SHUTDOWN_GRACE_S,
             log: telemetry::Config::default(),
             limits: Limits::default(),

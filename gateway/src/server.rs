@@ -17,7 +17,7 @@ use runtime::pki::{Authority, PkiError, Validity};
 use runtime::tls::{ClientAuth, Hosted, ServerTls, TlsError, Trust};
 use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
 use seal::trust::TrustError;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;

@@ -10,6 +10,7 @@
 )]
 
 mod deliver;
+mod limits;
 mod opening;
 mod refuse;
 mod restart;

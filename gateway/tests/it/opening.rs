@@ -114,13 +114,13 @@ async fn a_newer_link_of_a_region_takes_the_place_of_the_older() {
 #[tokio::test]
 async fn a_second_gateway_on_the_same_folder_is_refused_with_one_clear_line() {
     let world = World::new();
-    let first = world.bind().await.unwrap();
-    let refused = world.bind().await.err().unwrap();
+    let first = world.bind(world.config()).await.unwrap();
+    let refused = world.bind(world.config()).await.err().unwrap();
     let line = runtime::ErrorChain(&refused).to_string();
     let expected = format!("data folder {} is in use by another process", world.data().display());
     assert_eq!(line, expected);
     drop(first);
-    world.bind().await.unwrap();
+    world.bind(world.config()).await.unwrap();
 }
 
 #[tokio::test]
@@ -133,6 +133,6 @@ async fn a_folder_that_is_not_of_a_listed_gateway_is_refused() {
     let refused = gateway::Gateway::bind(config, clock, entropy).await.err().unwrap();
     assert!(matches!(refused, gateway::ServerError::NotListed(_)), "{refused:?}");
     world.write("trust/directory.signed", b"nothing");
-    let refused = world.bind().await.err().unwrap();
+    let refused = world.bind(world.config()).await.err().unwrap();
     assert!(matches!(refused, gateway::ServerError::Trust(_)), "{refused:?}");
 }

@@ -161,13 +161,18 @@ impl World {
         Config::new(gateway_id(), self.data(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
     }
 
-    pub(crate) async fn bind(&self) -> Result<Gateway, ServerError> {
-        Gateway::bind(self.config(), Arc::new(SystemClock), Arc::new(SystemEntropy)).await
+    pub(crate) async fn bind(&self, config: Config) -> Result<Gateway, ServerError> {
+        Gateway::bind(config, Arc::new(SystemClock), Arc::new(SystemEntropy)).await
     }
 
     /// Starts the gateway.
     pub(crate) async fn serve(&self) -> Serving {
-        let gateway = self.bind().await.unwrap();
+        self.serve_with(self.config()).await
+    }
+
+    /// Starts the gateway with other limits.
+    pub(crate) async fn serve_with(&self, config: Config) -> Serving {
+        let gateway = self.bind(config).await.unwrap();
         let (addr, shutdown) = (gateway.addr(), Shutdown::new());
         let mut task = JoinSet::new();
         task.spawn(gateway.serve(shutdown.clone()));
@@ -513,6 +518,11 @@ impl Link {
             _ => None,
         })
         .await
+    }
+
+    /// Waits for the end of the link, and answers nothing meanwhile.
+    pub(crate) async fn ended_in_silence(&mut self) {
+        while let Ok(Some(_)) = in_time(self.inbound.message()).await {}
     }
 
     /// Waits for the end of the link.
