@@ -126,3 +126,40 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.toml");
+        std::fs::write(&file, text).unwrap();
+        Config::load(&file).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn two_keys_are_enough() {
+        let config = load("gateway_id = \"gw\"\ndata = \"data\"\n").unwrap();
+        assert_eq!((config.listen.port(), config.limits), (PORT, Limits::default()));
+    }
+
+    #[test]
+    fn every_mistake_is_told() {
+        let text = "gateway_id = \"GW\"\ndata = \"d\"\nlisten = \"here\"\n\
+                    [limits]\nping_interval_ms = 9000\n";
+        let said = load(text).unwrap_err();
+        let keys =
+            ["gateway.toml:1: gateway_id", "gateway.toml:3: listen", "gateway.toml:4: limits"];
+        assert_eq!(said.lines().count(), keys.len(), "{said}");
+        for (line, key) in said.lines().zip(keys) {
+            assert!(line.contains(key), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_known_is_a_mistake() {
+        let said = load("gateway_id = \"gw\"\ndata = \"d\"\nregion = 1\n").unwrap_err();
+        assert!(said.contains("unknown field `region`"), "{said}");
+    }
+}

@@ -330,9 +330,10 @@ impl Own {
         let linkage = &directory.linkage_id;
         let identity = Identity::Gateway(self.config.gateway_id.clone());
         let validity = Validity::days(self.clock.now(), CERTIFICATE_DAYS);
-        let ips = [self.addr.ip(), std::net::Ipv4Addr::LOCALHOST.into()];
-        let key =
-            self.authority.issue_server(linkage, &identity, &self.config.names, &ips, validity)?;
+        let ips = [self.addr.ip(), Ipv4Addr::LOCALHOST.into()];
+        let mut names = self.config.names.clone();
+        names.push("localhost".to_owned());
+        let key = self.authority.issue_server(linkage, &identity, &names, &ips, validity)?;
         let mut trust = Trust::new(linkage.clone());
         for (id, region) in &directory.regions {
             // One bad entry keeps one region's certificates out; its signed hello still lets it in.
