@@ -126,7 +126,6 @@ impl Exchange {
         let (out, frames) = mpsc::channel(FRAMES_QUEUED_MAX);
         let dialled =
             tokio::time::timeout(OPENING_TIMEOUT, client.link(ReceiverStream::new(frames))).await;
-        let line = |status: tonic::Status| LinkError::Line(status.message().to_owned());
         let mut inbound = dialled.map_err(|_| LinkError::Silent)?.map_err(line)?.into_inner();
         // Listening begins before the positions are read, so that no commit falls between.
         let commits = self.store.listen();
@@ -203,13 +202,19 @@ async fn opening(
     let frame = tokio::time::timeout(OPENING_TIMEOUT, inbound.message())
         .await
         .map_err(|_| LinkError::Silent)?;
-    let frame = frame.map_err(|status| LinkError::Line(status.message().to_owned()))?;
+    let frame = frame.map_err(line)?;
     Ok(frame.and_then(|frame| frame.frame))
 }
 
 /// A reason's name by its number on the wire.
 pub(crate) fn reason_name(number: i32) -> &'static str {
     domain::kernel::Reason::try_from(number).map_or("UNKNOWN_REASON", domain::kernel::Reason::name)
+}
+
+/// A broken line, with its causes: a refused certificate stands deep among them.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(crate) fn line(status: tonic::Status) -> LinkError {
+    LinkError::Line(ErrorChain(&status).to_string())
 }
 
 /// What both cores ask for.

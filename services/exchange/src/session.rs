@@ -1,6 +1,6 @@
 //! An open link: frames in, frames out, and the two cores between them.
 
-use crate::link::{Ended, Exchange, LinkError, Work, reason_name};
+use crate::link::{Ended, Exchange, LinkError, Work, line, reason_name};
 use crate::open;
 use crate::receive::{self, Outcome, Receiver};
 use crate::send::{self, Ready, Sender};
@@ -118,7 +118,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 () = self.link.tasks.soft().cancelled() => return Ok(Ended::Stopped),
                 frame = inbound.message(), if listens => {
-                    let frame = frame.map_err(|status| LinkError::Line(status.message().to_owned()))?;
+                    let frame = frame.map_err(line)?;
                     let frame = frame.ok_or_else(|| LinkError::Line("closed".to_owned()))?;
                     self.heard_at = Instant::now();
                     if let Some(ended) = self.frame(frame.frame)? {

@@ -23,7 +23,7 @@ struct File {
     /// Hosted regions; each has a folder below `data/regions`.
     regions: Vec<Hosted>,
     /// Host names under which phones reach this server, besides its addresses.
-    #[serde(default)]
+    #[serde(default = "names")]
     names: Vec<String>,
     #[serde(default = "grace")]
     shutdown_grace_s: u64,
@@ -73,6 +73,10 @@ pub struct Config {
 
 fn listen() -> String {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT).to_string()
+}
+
+fn names() -> Vec<String> {
+    vec!["localhost".to_owned()]
 }
 
 const fn grace() -> u64 {
@@ -126,7 +130,7 @@ impl Config {
             data,
             listen,
             regions,
-            names: vec!["localhost".to_owned()],
+            names: names(),
             shutdown_grace_s: SHUTDOWN_GRACE_S,
             log: telemetry::Config::default(),
             limits: Limits::DEVICE,

@@ -21,6 +21,8 @@ use tonic::{Request, Response, Status};
 
 /// How often the states are sent.
 const STATES_EVERY: Duration = Duration::from_secs(1);
+/// Of a link's last error.
+const LINK_ERROR_BYTES_MAX: usize = 256;
 /// Seqs of parked entries in a digest's answer.
 const PARKED_MAX: u32 = 1_000;
 
@@ -138,7 +140,7 @@ async fn states(region: &Hosted) -> Result<pb::WatchStreamsResponse, ReadError> 
     Ok(pb::WatchStreamsResponse {
         streams,
         link_up: links.links_up > 0,
-        link_error: links.error.chars().take(80).collect(),
+        link_error: links.error[..links.error.floor_char_boundary(LINK_ERROR_BYTES_MAX)].to_owned(),
         server_time: Some(encode_time(region.now())),
     })
 }
