@@ -58,6 +58,8 @@ const SQL_WAITING: &str =
 const SQL_WAKE_CHILDREN: &str = "UPDATE operation SET asked_at = NULL WHERE standing = 2
     AND device_seq IN (SELECT child_seq FROM operation_parent WHERE parent_id = ?1)";
 
+const SQL_FORGET: &str = "DELETE FROM record WHERE record_id = ?1";
+
 /// An unsettled operation that was answered.
 struct Answered {
     device_seq: u64,
@@ -195,6 +197,15 @@ impl Settling<'_> {
             Some(result.encode_to_vec()),
         ))?;
         self.report.conflicts.push(answered.operation.operation_id);
+        // The region has the last word: on a revision that only the phone believes in, every change
+        // would be in conflict for ever.
+        if result.revision.is_some() || result.current.is_some() {
+            self.tx.prepare_cached(SQL_FORGET)?.execute([answered
+                .operation
+                .record_id
+                .as_bytes()
+                .as_slice()])?;
+        }
         self.learn(&answered.operation, result)
     }
 
