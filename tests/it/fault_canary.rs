@@ -1,78 +1,155 @@
-//! The gateway is blind: a canary in every payload is found nowhere in its files, logs and memory, where
-//! the name of the region is found; and it is found in the neighbour's store.
+//! The gateway is blind: of a canary in every text of every payload there is nothing in its files, logs
+//! and memory, where the name of the region is found; and every one is found in the neighbour's store.
 
-use crate::harness::{A, B, World, event, pull_all};
+use crate::harness::{A, ARRIVES, B, World, converged, event, sos};
 use device::Draft;
-use domain::kernel::{Clock as _, Entropy as _, Role};
+use domain::kernel::{Clock as _, Entropy as _, RecordId, Role};
 use domain::operation::Change;
-use domain::patrol::{SosAlert, SosState, SosTrigger};
+use domain::patrol::{CheckIn, CheckInMethod, Observation, Patrol, PatrolState, Shift, ShiftState};
 use runtime::clock::{SystemClock, SystemEntropy};
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::time::Duration;
 
-const RECORDS: usize = 200;
+/// Of each kind.
+const ROUNDS: usize = 40;
+/// Memory is searched in parts of this size.
+const PART_BYTES: u64 = 8 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_in_every_payload_is_nowhere_at_the_gateway() {
     let world = World::start().await;
-    let mut phone = world.enrol(A, Role::Patroller, "phone").await;
-    let desk = world.enrol(B, Role::DutyOfficer, "desk").await;
-    let mut random = [0; 8];
-    SystemEntropy.fill(&mut random);
-    let canary =
-        format!("canary{}", cli::linkage::hex(&random).replace(|c: char| c.is_ascii_digit(), "x"));
-    for index in 0..RECORDS {
-        let now = SystemClock.now();
-        let change = if index % 20 == 0 {
-            Change::RaiseSos(SosAlert {
-                point: None,
-                last_known: None,
-                trigger: SosTrigger::Button,
-                state: SosState::Raised,
-                acknowledged_at: None,
-                acknowledge_unit: String::new(),
-                patrol_id: None,
-                remark: canary.clone(),
-            })
-        } else {
-            let mut reported = event(&canary);
-            reported.place.clone_from(&canary);
-            Change::ReportEvent(reported)
-        };
-        phone.device.record(Draft::making(change, now)).unwrap();
+    let mut lead = world.enrol(A, Role::ShiftLead, "lead").await;
+    let desk_a = world.enrol(A, Role::DutyOfficer, "desk-a").await;
+    let desk_b = world.enrol(B, Role::DutyOfficer, "desk-b").await;
+    let mut canaries = Canaries::new();
+    for _ in 0..ROUNDS {
+        for change in payloads(&mut canaries) {
+            lead.device.record(Draft::making(change, SystemClock.now())).unwrap();
+        }
     }
-    phone.push().await.unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while pull_all(desk.channel()).await.len() < RECORDS {
-        assert!(tokio::time::Instant::now() < deadline, "not all came");
-    }
+    let report = lead.push().await.unwrap();
+    assert_eq!((report.applied, report.rejected.len()), (6 * ROUNDS as u64, 0), "{report:?}");
+    // What goes through has just gone through: what the gateway keeps of it for a while is there now.
+    let memory = |pid| in_memory(pid, &[A.as_bytes(), canaries.common.as_bytes()]);
+    let busy = memory(world.gateway.pid());
+    converged(desk_a.channel(), desk_b.channel(), ARRIVES).await;
+    let quiet = memory(world.gateway.pid());
 
-    let slug = A.as_bytes();
-    let canary = canary.as_bytes();
-    let memory = memory(world.gateway.pid());
-    assert!(count(&memory, slug) > 0, "the search does not see the gateway's memory");
-    assert_eq!(count(&memory, canary), 0, "the gateway's memory holds a payload");
+    for counts in [busy, quiet] {
+        assert!(counts[0] > 0, "the search does not see the gateway's memory");
+        assert_eq!(counts[1], 0, "the gateway's memory holds a payload");
+    }
+    assert!(memory(world.b.pid())[1] > 0, "the search does not see a payload where one is");
     let files = files(&world.path("gateway"));
-    assert!(count(&files, slug) > 0, "the search does not see the gateway's files");
-    assert_eq!(count(&files, canary), 0, "the gateway's files hold a payload");
+    assert!(count(&files, A.as_bytes()) > 0, "the search does not see the gateway's files");
+    assert_eq!(count(&files, canaries.common.as_bytes()), 0, "the gateway's files hold a payload");
     for process in [&world.gateway, &world.a, &world.b] {
-        assert_eq!(count(process.log_text().as_bytes(), canary), 0, "a log holds a payload");
+        let log = process.log_text();
+        assert!(log.contains("serving"), "the search does not see a log");
+        assert!(!log.contains(&canaries.common), "a log holds a payload: {log}");
     }
     let store = self::files(&world.path("b"));
-    assert!(count(&store, canary) >= RECORDS, "the neighbour's store lacks payloads");
+    for (canary, shared) in &canaries.all {
+        let found = count(&store, canary.as_bytes());
+        assert_eq!(found > 0, *shared, "{canary} is found {found} times at the neighbour");
+    }
 }
 
-fn count(haystack: &[u8], needle: &[u8]) -> usize {
-    let Some(first) = needle.first() else { return 0 };
-    let mut rest = haystack;
-    let mut found = 0;
-    while let Some(at) = rest.iter().position(|byte| byte == first) {
-        found += usize::from(rest[at..].starts_with(needle));
-        rest = &rest[at + 1..];
+/// Texts that are found nowhere by chance. All begin alike; each is there once.
+struct Canaries {
+    common: String,
+    /// With whether the agreement lets it leave.
+    all: Vec<(String, bool)>,
+}
+
+impl Canaries {
+    fn new() -> Self {
+        let mut random = [0; 12];
+        SystemEntropy.fill(&mut random);
+        // Letters alone, so that nothing reads as a number that names a person.
+        let common = random.map(|byte| char::from(b'a' + byte % 26)).into_iter().collect();
+        Self { common, all: Vec::new() }
     }
-    found
+
+    fn next(&mut self, shared: bool) -> String {
+        let number = self.all.len();
+        let letters = [number / 676, number / 26 % 26, number % 26];
+        let letters = letters.map(|letter| char::from(b'A' + u8::try_from(letter).unwrap()));
+        let canary = format!("{}{}", self.common, letters.iter().collect::<String>());
+        self.all.push((canary.clone(), shared));
+        canary
+    }
+
+    fn shared(&mut self) -> String {
+        self.next(true)
+    }
+
+    fn withheld(&mut self) -> String {
+        self.next(false)
+    }
+}
+
+/// One of each kind that has texts, with a canary of its own in each.
+fn payloads(canaries: &mut Canaries) -> [Change; 6] {
+    let shift = Shift {
+        unit: canaries.withheld(),
+        station: canaries.withheld(),
+        planned_start_at: None,
+        planned_end_at: None,
+        opened_at: None,
+        closed_at: None,
+        state: ShiftState::Open,
+        staff_count: 2,
+        roster_refs: vec![canaries.withheld()],
+        handover_note: canaries.withheld(),
+    };
+    let id = RecordId::mint(SystemClock.now(), &SystemEntropy);
+    let patrol = Patrol {
+        shift_id: id,
+        mandate: canaries.withheld(),
+        route: canaries.shared(),
+        route_kind: None,
+        member_count: 2,
+        partner_units: vec![canaries.shared()],
+        legs: Vec::new(),
+        state: PatrolState::Planned,
+        started_at: None,
+        ended_at: None,
+        leader_ref: Some(canaries.withheld()),
+    };
+    let check_in = CheckIn {
+        patrol_id: id,
+        checkpoint: canaries.shared(),
+        method: CheckInMethod::Manual,
+        point: None,
+        distance_m: 0.0,
+        quality: None,
+        remark: canaries.withheld(),
+    };
+    let observation = Observation {
+        patrol_id: None,
+        category: "GEOLOGICAL".to_owned(),
+        text: canaries.withheld(),
+        point: None,
+        suggested_level: None,
+    };
+    let mut reported = event(&canaries.shared());
+    reported.place = canaries.shared();
+    [
+        Change::OpenShift(shift),
+        Change::PlanPatrol(patrol),
+        Change::CheckIn(check_in),
+        Change::Observation(observation),
+        Change::ReportEvent(reported),
+        Change::RaiseSos(sos(&canaries.shared())),
+    ]
+}
+
+/// How often bytes are found.
+fn count(haystack: &[u8], needle: &[u8]) -> usize {
+    let begins = haystack.iter().enumerate().filter(|(_, byte)| **byte == needle[0]);
+    begins.filter(|(at, _)| haystack[*at..].starts_with(needle)).count()
 }
 
 /// Every byte of every file below a folder.
@@ -89,27 +166,32 @@ fn files(dir: &Path) -> Vec<u8> {
     bytes
 }
 
-/// Every readable byte of a process.
-fn memory(pid: i32) -> Vec<u8> {
+/// How often each of some byte strings is found in what a process can read of its memory.
+fn in_memory(pid: i32, needles: &[&[u8]]) -> Vec<usize> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let mut file = File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut bytes = Vec::new();
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let overlap = needles.iter().map(|needle| needle.len()).max().unwrap_or(1) as u64 - 1;
+    let mut counts = vec![0; needles.len()];
     for line in maps.lines() {
-        let mut parts = line.split_whitespace();
-        let (Some(range), Some(access)) = (parts.next(), parts.next()) else { continue };
-        if !access.starts_with("rw") || line.ends_with("[vvar]") {
+        let (range, rest) = line.split_once(' ').unwrap();
+        // The kernel lets nobody read its own pages.
+        if !rest.starts_with('r') || line.ends_with("[vvar]") || line.ends_with("[vvar_vclock]") {
             continue;
         }
-        let Some((start, end)) = range.split_once('-') else { continue };
-        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
-        else {
-            continue;
-        };
-        let mut part = vec![0; usize::try_from(end - start).unwrap()];
-        // A mapping may go while it is read; what is left is searched.
-        if file.seek(SeekFrom::Start(start)).is_ok() && file.read_exact(&mut part).is_ok() {
-            bytes.extend(part);
+        let (start, end) = range.split_once('-').unwrap();
+        let address = |text| u64::from_str_radix(text, 16).unwrap();
+        let (mut at, end) = (address(start), address(end));
+        while at < end {
+            // Parts overlap, so that nothing is missed on a border.
+            let mut part = vec![0; usize::try_from(PART_BYTES.min(end - at)).unwrap()];
+            // A mapping may go while it is read.
+            if memory.read_exact_at(&mut part, at).is_ok() {
+                for (count, needle) in counts.iter_mut().zip(needles) {
+                    *count += self::count(&part, needle);
+                }
+            }
+            at += if end - at > PART_BYTES { PART_BYTES - overlap } else { PART_BYTES };
         }
     }
-    bytes
+    counts
 }

@@ -1,182 +1,209 @@
-//! A linkage of three real processes: a gateway and two region servers, on a scratch folder, with phones
-//! and desks that are enrolled as users are.
+//! A linkage of three real processes: a gateway and two region servers, on a scratch folder, with
+//! phones and desks that are enrolled as users are.
 
 mod checker;
+mod load;
 mod process;
+mod proxy;
 
-pub(crate) use checker::{AckLog, Seen, faults};
-pub(crate) use process::{Process, binary, free_port, wait_until};
+pub(crate) use checker::{AckLog, faults, own_records};
+pub(crate) use load::{Pusher, Watcher, batch, kept};
+pub(crate) use process::{Process, binary, free_port, until};
+pub(crate) use proxy::Proxy;
 
 use cli::linkage::{self, RegionSpec, Terms};
 use cli::phone::{self, Phone};
 use domain::agreement::{AgreementForm, Clause, Grant, Release};
-use domain::directory::RegionLevel;
-use domain::kernel::{
-    Clock, Datum, Entropy, GeoPoint, LinkageId, OperationId, Purpose, RecordId, RegionId, Role,
-};
-use domain::operation::{Change, Operation};
+use domain::directory::{Directory, RegionLevel};
+use domain::kernel::{Clock as _, Datum, GeoPoint, LinkageId, Purpose, RegionId, Role};
+use domain::patrol::{SosAlert, SosState, SosTrigger};
 use domain::risk::{EmergencyClass, Event, EventDomain, EventSource, EventState};
-use prost::Message as _;
 use proto::agreement::v1 as agreement;
 use proto::device::v1 as pb;
 use runtime::clock::{SystemClock, SystemEntropy};
-use seal::batch::DeviceKey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::Status;
 use tonic::transport::Channel;
 
+/// The township, the county above it, and the neighbour.
 pub(crate) const A: &str = "xiaonanhai";
+pub(crate) const COUNTY: &str = "qianjiang";
 pub(crate) const B: &str = "xianfeng";
+/// Longest time a record may take to the neighbour over a line that is up; it takes milliseconds.
+pub(crate) const ARRIVES: Duration = Duration::from_secs(30);
 
-/// A linkage of three processes.
+/// A linkage of three processes; the township's also hosts the county.
 pub(crate) struct World {
-    dir: tempfile::TempDir,
     pub(crate) gateway: Process,
     pub(crate) a: Process,
     pub(crate) b: Process,
-}
-
-pub(crate) fn linkage_id() -> LinkageId {
-    "wuling-test".parse().unwrap()
+    /// Between the township's process and the gateway.
+    pub(crate) line: Proxy,
+    // Last, so that it is deleted when nobody writes there any more.
+    dir: tempfile::TempDir,
 }
 
 pub(crate) fn region(id: &str) -> RegionId {
     id.parse().unwrap()
 }
 
-/// Data folders of a gateway and two regions with an agreement, ready to be started.
+/// The data folder that hosts a region.
+fn data_of(id: &str) -> &'static str {
+    if id == B { "b" } else { "a" }
+}
+
+/// Data folders of a gateway, three regions, their charter and their agreement, ready to be started.
 pub(crate) async fn set_up(dir: &Path) {
-    let (now, linkage) = (SystemClock.now(), linkage_id());
+    let (now, linkage): (_, LinkageId) = (SystemClock.now(), "wuling-test".parse().unwrap());
     let authority = dir.join("authority");
     linkage::init_authority(&authority, &linkage, now, &SystemEntropy).unwrap();
-    let gateway_id = "gateway-1".parse().unwrap();
-    let gateway =
-        linkage::init_gateway(&dir.join("gateway"), &linkage, &gateway_id, "127.0.0.1:7444", now)
-            .unwrap();
+    let (data, id) = (dir.join("gateway"), "gateway-1".parse().unwrap());
+    let gateway = linkage::init_gateway(&data, &linkage, &id, "127.0.0.1:7444", now).unwrap();
     let mut regions = Vec::new();
-    for (data, id, name_zh) in [("a", A, "小南海镇"), ("b", B, "咸丰县")] {
+    for (id, level, superior, name_zh) in [
+        (A, RegionLevel::Township, Some(COUNTY), "小南海镇"),
+        (COUNTY, RegionLevel::County, None, "黔江区"),
+        (B, RegionLevel::County, None, "咸丰县"),
+    ] {
         let spec = RegionSpec {
             region_id: region(id),
-            level: RegionLevel::Township,
+            level,
             codes: Vec::new(),
             name_zh: name_zh.to_owned(),
             name_en: id.to_owned(),
-            superior: None,
+            superior: superior.map(region),
             endpoint: String::new(),
         };
-        regions.push(
-            linkage::init_region(&dir.join(data), &linkage, spec, now, &SystemEntropy)
-                .await
-                .unwrap(),
-        );
+        let data = dir.join(data_of(id));
+        regions
+            .push(linkage::init_region(&data, &linkage, spec, now, &SystemEntropy).await.unwrap());
     }
     let directory = linkage::publish(&authority, regions, vec![gateway], now).unwrap();
     for data in ["gateway", "a", "b"] {
         linkage::install_trust(&authority, &dir.join(data)).unwrap();
     }
-    let clause = |grant| Clause {
+    // A county sees what its township's officer has accepted, and every call for help.
+    let charter = [(Grant::EventDetail, Release::OnAccept), (Grant::Sos, Release::AtOnce)];
+    agree(dir, &directory, AgreementForm::Charter, [A, COUNTY], &charter);
+    let at_once = [Grant::Sos, Grant::EventDetail, Grant::PatrolSummary];
+    let clauses = at_once.map(|grant| (grant, Release::AtOnce));
+    agree(dir, &directory, AgreementForm::Agreement, [A, B], &clauses);
+}
+
+/// Proposes, has both sign, hands it to both.
+fn agree(
+    dir: &Path,
+    directory: &Directory,
+    form: AgreementForm,
+    parties: [&str; 2],
+    clauses: &[(Grant, Release)],
+) {
+    let now = SystemClock.now();
+    let clause = |&(grant, release): &(Grant, Release)| Clause {
         grant,
         categories: Vec::new(),
         min_level: None,
-        release: Release::AtOnce,
+        release,
         fields: Vec::new(),
     };
     let terms = Terms {
-        form: AgreementForm::Agreement,
-        title: "中坝河边界联防协议".to_owned(),
-        parties: vec![region(A), region(B)],
-        clauses: vec![clause(Grant::Sos), clause(Grant::EventDetail), clause(Grant::PatrolSummary)],
+        form,
+        title: "中坝河边界联防".to_owned(),
+        parties: parties.map(region).to_vec(),
+        clauses: clauses.iter().map(clause).collect(),
         purposes: Purpose::ALL.to_vec(),
         days: 365,
     };
-    let mut object = linkage::propose(&directory, terms, now, &SystemEntropy).unwrap();
-    for (data, id) in [("a", A), ("b", B)] {
-        linkage::sign_agreement(&mut object, &dir.join(data), &region(id)).unwrap();
+    let mut object = linkage::propose(directory, terms, now, &SystemEntropy).unwrap();
+    for id in parties {
+        linkage::sign_agreement(&mut object, &dir.join(data_of(id)), &region(id)).unwrap();
     }
-    for (data, id) in [("a", A), ("b", B)] {
-        linkage::install_agreement(&object, &dir.join(data), &region(id), now).unwrap();
+    for id in parties {
+        linkage::install_agreement(&object, &dir.join(data_of(id)), &region(id), now).unwrap();
     }
 }
 
-/// Writes a region server's configuration.
-pub(crate) fn region_config(
-    dir: &Path,
-    data: &str,
-    id: &str,
-    port: u16,
-    gateway_port: u16,
-) -> PathBuf {
+/// Writes the configuration of a region server; gives its path.
+pub(crate) fn region_config(dir: &Path, data: &str, port: u16, gateway_port: u16) -> PathBuf {
+    let mut text =
+        format!("data = \"{}\"\nlisten = \"127.0.0.1:{port}\"\n", dir.join(data).display());
+    for id in [A, COUNTY, B].into_iter().filter(|id| data_of(id) == data) {
+        text += &format!(
+            "[[regions]]\nid = \"{id}\"\ngateway_endpoint = \"127.0.0.1:{gateway_port}\"\n"
+        );
+    }
     let path = dir.join(format!("{data}.toml"));
-    let text = format!(
-        "data = \"{}\"\nlisten = \"127.0.0.1:{port}\"\n[[regions]]\nid = \"{id}\"\ngateway_endpoint = \"127.0.0.1:{gateway_port}\"\n",
-        dir.join(data).display()
-    );
     std::fs::write(&path, text).unwrap();
     path
 }
 
-/// Writes a gateway's configuration.
+/// Writes the configuration of the gateway; gives its path.
 pub(crate) fn gateway_config(dir: &Path, port: u16) -> PathBuf {
-    let path = dir.join("gateway.toml");
-    let text = format!(
-        "gateway_id = \"gateway-1\"\ndata = \"{}\"\nlisten = \"127.0.0.1:{port}\"\n",
-        dir.join("gateway").display()
-    );
+    let data = dir.join("gateway");
+    let (data, path) = (data.display(), dir.join("gateway.toml"));
+    let text =
+        format!("gateway_id = \"gateway-1\"\ndata = \"{data}\"\nlisten = \"127.0.0.1:{port}\"\n");
     std::fs::write(&path, text).unwrap();
     path
 }
 
 impl World {
+    /// Sets the linkage up and starts its three processes.
     pub(crate) async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        set_up(dir.path()).await;
-        let ports = [free_port(), free_port(), free_port()];
-        let process = |binary: &str, config: PathBuf, port: u16, log: &str| {
-            Process::start(binary, &config, port, &dir.path().join(log))
-        };
-        let gateway = process(
-            "wuling-gateway",
-            gateway_config(dir.path(), ports[0]),
-            ports[0],
-            "gateway.log",
-        );
-        let a = process(
-            "wuling-region",
-            region_config(dir.path(), "a", A, ports[1], ports[0]),
-            ports[1],
-            "a.log",
-        );
-        let b = process(
-            "wuling-region",
-            region_config(dir.path(), "b", B, ports[2], ports[0]),
-            ports[2],
-            "b.log",
-        );
-        Self { dir, gateway, a, b }
+        Self::start_in(tempfile::tempdir().unwrap()).await
     }
 
+    /// The same in a folder that was made before.
+    pub(crate) async fn start_in(dir: tempfile::TempDir) -> Self {
+        let path = dir.path();
+        set_up(path).await;
+        let (at_gateway, at_a, at_b) = (free_port(), free_port(), free_port());
+        let line = Proxy::start(at_gateway).await;
+        let config = gateway_config(path, at_gateway);
+        let log = path.join("gateway.log");
+        let gateway = Process::start("wuling-gateway", &config, at_gateway, &log).await;
+        let config = region_config(path, "a", at_a, line.port);
+        let a = Process::start("wuling-region", &config, at_a, &path.join("a.log")).await;
+        let config = region_config(path, "b", at_b, at_gateway);
+        let b = Process::start("wuling-region", &config, at_b, &path.join("b.log")).await;
+        Self { gateway, a, b, line, dir }
+    }
+
+    /// A file or folder of this world.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Enrols a device of a region with the code that its administrator would issue.
     pub(crate) async fn enrol(&self, id: &str, role: Role, name: &str) -> Phone {
-        let (data, server) = if id == A { ("a", &self.a) } else { ("b", &self.b) };
-        let endpoint = format!("127.0.0.1:{}", server.port);
-        let code = linkage::issue_code(
-            &self.path(data),
-            &region(id),
-            role,
-            "unit-1",
-            &endpoint,
-            SystemClock.now(),
-            &SystemEntropy,
-        )
-        .unwrap();
+        let port = if data_of(id) == "b" { self.b.port } else { self.a.port };
+        let (data, endpoint) = (self.path(data_of(id)), format!("127.0.0.1:{port}"));
+        let (id, now) = (region(id), SystemClock.now());
+        let code = linkage::issue_code(&data, &id, role, "unit-1", &endpoint, now, &SystemEntropy);
         let dir = self.path(&format!("device-{id}-{name}"));
-        phone::enrol(&dir, &code).await.unwrap();
+        phone::enrol(&dir, &code.unwrap()).await.unwrap();
         Phone::open(&dir, Arc::new(SystemClock), Arc::new(SystemEntropy)).unwrap()
+    }
+
+    /// Stops all three as an operator does.
+    pub(crate) async fn stop(&mut self) {
+        for process in [&mut self.a, &mut self.b, &mut self.gateway] {
+            process.stop().await;
+        }
+    }
+}
+
+/// Where things happen.
+pub(crate) fn point() -> GeoPoint {
+    GeoPoint {
+        lon: 108.7625,
+        lat: 29.6615,
+        accuracy_m: 5.0,
+        datum: Datum::Wgs84,
+        source: None,
+        altitude_m: None,
     }
 }
 
@@ -188,14 +215,7 @@ pub(crate) fn event(text: &str) -> Event {
         emergency_class: Some(EmergencyClass::NaturalDisaster),
         level: None,
         place: "黑溪桥头".to_owned(),
-        point: Some(GeoPoint {
-            lon: 108.7625,
-            lat: 29.6615,
-            accuracy_m: 5.0,
-            datum: Datum::Wgs84,
-            source: None,
-            altitude_m: None,
-        }),
+        point: Some(point()),
         text: text.to_owned(),
         source: EventSource::Patrol,
         affected_count: 0,
@@ -207,75 +227,80 @@ pub(crate) fn event(text: &str) -> Event {
     }
 }
 
-/// A batch of fresh reports, signed as the phone's keystore would; and the records in it.
-pub(crate) fn batch(phone: &Phone, count: usize) -> (pb::PushRequest, Vec<RecordId>) {
-    let now = SystemClock.now();
-    let entropy: &dyn Entropy = &SystemEntropy;
-    let mut records = Vec::with_capacity(count);
-    let operations = (0..count)
-        .map(|index| {
-            let record_id = RecordId::mint(now, entropy);
-            records.push(record_id);
-            let operation = Operation {
-                operation_id: OperationId::mint(now, entropy),
-                record_id,
-                parent_ids: Vec::new(),
-                base_revision: None,
-                occurred_at: now,
-                recorded_at: now,
-                device_seq: index as u64 + 1,
-                author_unit: "unit-1".to_owned(),
-                author_ref: None,
-                sensitivity: None,
-                external_ref: None,
-                change: Change::ReportEvent(event("落石")),
-            };
-            pb::Operation::from(&operation)
-        })
-        .collect();
-    let identity = phone.device.identity();
-    let batch = pb::Batch {
-        region_id: identity.region_id.to_string(),
-        device_id: identity.device_id.as_bytes().to_vec().into(),
-        send_time: Some(proto::convert::kernel::encode_time(now)),
-        operations,
+/// A call for help.
+pub(crate) fn sos(remark: &str) -> SosAlert {
+    SosAlert {
+        point: Some(point()),
+        last_known: None,
+        trigger: SosTrigger::Button,
+        state: SosState::Raised,
+        acknowledged_at: None,
+        acknowledge_unit: String::new(),
+        patrol_id: None,
+        remark: remark.to_owned(),
     }
-    .encode_to_vec();
-    let signature = DeviceKey::from_pkcs8(&phone.key.pkcs8()).unwrap().sign(&batch);
-    let signed = pb::SignedBatch { batch: batch.into(), signature: signature.into() };
-    (pb::PushRequest { signed_batch: Some(signed) }, records)
 }
 
 /// All changes that a desk sees, from the start.
 pub(crate) async fn pull_all(channel: &Channel) -> Vec<pb::Change> {
+    try_pull_all(channel).await.unwrap()
+}
+
+/// The same, or the refusal.
+pub(crate) async fn try_pull_all(channel: &Channel) -> Result<Vec<pb::Change>, Status> {
     let mut service = cli::client::device_service(channel);
     let (mut cursor, mut changes) = (None, Vec::new());
     loop {
-        let request = pb::PullRequest {
-            cursor,
-            page_size: 1_000,
-            purpose: Purpose::Duty.code(),
-            kinds: Vec::new(),
-        };
-        let page = service.pull(request).await.unwrap().into_inner();
+        let purpose = Purpose::Duty.code();
+        let request = pb::PullRequest { cursor, page_size: 1_000, purpose, kinds: Vec::new() };
+        let page = service.pull(request).await?.into_inner();
         changes.extend(page.changes);
         cursor = page.next_cursor;
         if !page.more {
-            return changes;
+            return Ok(changes);
         }
     }
 }
 
-/// How all streams of a region stand.
+/// How all streams of a region stand now; `None` while its server does not answer.
 pub(crate) async fn states(channel: &Channel) -> Option<agreement::WatchStreamsResponse> {
     let request = agreement::WatchStreamsRequest { purpose: Purpose::Operation.code() };
-    let mut stream =
-        cli::client::agreement_service(channel).watch_streams(request).await.ok()?.into_inner();
-    tokio::time::timeout(Duration::from_secs(5), stream.message()).await.ok()?.ok()?
+    let mut service = cli::client::agreement_service(channel);
+    service.watch_streams(request).await.ok()?.into_inner().message().await.ok()?
+}
+
+/// Waits until all that A wrote for B was stored and applied, then compares both sides; gives the
+/// number of views.
+pub(crate) async fn converged(a: &Channel, b: &Channel, deadline: Duration) -> u64 {
+    let mut rows = Vec::new();
+    until("all that was written is stored and applied", deadline, async || {
+        let Some(state) = states(a).await else { return false };
+        let written = |row: &agreement::StreamState| {
+            let origin = row.stream.as_ref().is_some_and(|stream| stream.origin_region == A);
+            origin && row.party_region == B
+        };
+        rows = state.streams.into_iter().filter(written).collect();
+        let whole = |row: &agreement::StreamState| {
+            row.stored_seq == row.last_seq && row.applied_seq == row.last_seq
+        };
+        !rows.is_empty() && rows.iter().all(whole)
+    })
+    .await;
+    let mut views = 0;
+    for row in rows {
+        let stream = row.stream.unwrap();
+        let (origin, recipient) = (digest(a, &stream).await, digest(b, &stream).await);
+        assert_eq!(origin.digest, recipient.digest, "the two sides hold different views");
+        assert_eq!(origin.view_count, recipient.view_count);
+        assert_eq!((origin.entry_count, recipient.entry_count), (row.last_seq, row.last_seq));
+        assert_eq!((row.parked_count, recipient.parked_count), (0, 0));
+        views += origin.view_count;
+    }
+    views
 }
 
 /// Digest of a stream's views, as one side tells it.
-pub(crate) async fn digest(
+async fn digest(
     channel: &Channel,
     stream: &agreement::StreamKey,
 ) -> agreement::GetStreamDigestResponse {
@@ -283,5 +308,6 @@ pub(crate) async fn digest(
         stream: Some(stream.clone()),
         purpose: Purpose::Operation.code(),
     };
-    cli::client::agreement_service(channel).get_stream_digest(request).await.unwrap().into_inner()
+    let mut service = cli::client::agreement_service(channel);
+    service.get_stream_digest(request).await.unwrap().into_inner()
 }

@@ -1,14 +1,21 @@
-//! Real processes: started, killed, started again.
+//! Real processes: started, killed, started again; and waiting for what is to come.
 
 use domain::kernel::Entropy as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::clock::SystemEntropy;
 use std::fs::OpenOptions;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// How long a server may take to start or to stop; it takes a fraction of a second.
+const STARTS: Duration = Duration::from_secs(30);
+/// How often it is looked whether what is waited for has come.
+const POLL: Duration = Duration::from_millis(20);
 
 /// A server as a process of its own.
 pub(crate) struct Process {
@@ -21,58 +28,63 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts it and waits until it takes connections.
-    pub(crate) fn start(name: &str, config: &Path, port: u16, log: &Path) -> Self {
-        let mut process = Self {
-            binary: binary(name),
-            config: config.to_owned(),
-            log: log.to_owned(),
-            port,
-            child: None,
-        };
-        process.restart();
+    pub(crate) async fn start(name: &str, config: &Path, port: u16, log: &Path) -> Self {
+        let (config, log) = (config.to_owned(), log.to_owned());
+        let mut process = Self { binary: binary(name), config, log, port, child: None };
+        process.restart().await;
         process
     }
 
     /// Starts it again on the same folder and port.
-    pub(crate) fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let child = Command::new(&self.binary)
-            .arg("--config")
-            .arg(&self.config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-        let addr = SocketAddr::from(([127, 0, 0, 1], self.port));
-        let up = wait_until(Duration::from_secs(20), || TcpStream::connect(addr).is_ok());
-        assert!(up, "{} does not answer: {}", self.binary.display(), self.log_text());
+        let mut command = Command::new(&self.binary);
+        command.arg("--config").arg(&self.config);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+        let deadline = Instant::now() + STARTS;
+        while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            let runs = self.ended().is_none() && Instant::now() < deadline;
+            assert!(runs, "{} does not start: {}", self.binary.display(), self.log_text());
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Kills it without a word (SIGKILL).
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            kill(pid(&child), Signal::SIGKILL).unwrap();
-            child.wait().unwrap();
-        }
+        let mut child = self.child.take().expect("it runs");
+        kill(pid(&child), Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
     }
 
-    /// Stops it as an operator does, and tells whether it ended well.
-    pub(crate) fn stop(&mut self) -> bool {
-        let Some(mut child) = self.child.take() else { return false };
-        kill(pid(&child), Signal::SIGTERM).unwrap();
-        let mut ended = None;
-        wait_until(Duration::from_secs(30), || {
-            ended = child.try_wait().unwrap();
-            ended.is_some()
-        });
-        ended.is_some_and(|status| status.success())
+    /// Stops it as an operator does, and sees that it ended well.
+    pub(crate) async fn stop(&mut self) {
+        kill(pid(self.child.as_ref().expect("it runs")), Signal::SIGTERM).unwrap();
+        let deadline = Instant::now() + STARTS;
+        let status = loop {
+            if let Some(status) = self.ended() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "{} does not stop", self.binary.display());
+            tokio::time::sleep(POLL).await;
+        };
+        self.child = None;
+        assert!(
+            status.success(),
+            "{} did not stop well: {}",
+            self.binary.display(),
+            self.log_text()
+        );
+    }
+
+    /// How it ended; `None` while it runs.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().expect("it was started").try_wait().unwrap()
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        self.child.as_ref().map_or(0, |child| pid(child).as_raw())
+        pid(self.child.as_ref().expect("it runs")).as_raw()
     }
 
     pub(crate) fn log_text(&self) -> String {
@@ -98,34 +110,28 @@ fn pid(child: &Child) -> Pid {
 pub(crate) fn binary(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let path = tests.ancestors().nth(2).unwrap().join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo build` first (`cargo xtask test` does)",
-        path.display()
-    );
+    let missing = "is missing: run `cargo build` first, as `cargo xtask test` does";
+    assert!(path.exists(), "{} {missing}", path.display());
     path
 }
 
-/// A port below those that clients are given.
+/// A port below those that the system gives to clients, so that nobody takes it while a server is down.
 pub(crate) fn free_port() -> u16 {
     loop {
         let mut bytes = [0; 2];
         SystemEntropy.fill(&mut bytes);
-        let port = 10_000 + u16::from_be_bytes(bytes) % 20_000;
+        let port = 10_000 + u16::from_be_bytes(bytes) % 22_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
 }
 
-/// Polls until it holds; false when it did not in time.
-pub(crate) fn wait_until(deadline: Duration, mut holds: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < deadline {
-        if holds() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(20));
+/// Polls until it holds; fails when it does not in time.
+pub(crate) async fn until(what: &str, deadline: Duration, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + deadline;
+    while !holds().await {
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+        tokio::time::sleep(POLL).await;
     }
-    holds()
 }
