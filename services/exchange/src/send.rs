@@ -83,7 +83,7 @@ pub enum Effect {
     Send(SegmentPiece),
     /// Sign and send a head: nothing was sent for a while.
     Head(StreamId, Position),
-    /// The gateway says less than it said before.
+    /// The gateway has more than is on disk here: this store went back.
     WentBack(StreamId),
 }
 

@@ -31,6 +31,13 @@ pub(crate) struct Incoming {
     pub(crate) encoded: Bytes,
 }
 
+/// First 16 bytes of SHA-256 of an operation: tells a repeat from a reuse of its id.
+pub(crate) fn digest(encoded: &[u8]) -> [u8; 16] {
+    let mut first = [0; 16];
+    first.copy_from_slice(&seal::key::sha256(encoded)[..16]);
+    first
+}
+
 /// Who sends operations, and when they came.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {

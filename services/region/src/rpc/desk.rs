@@ -61,13 +61,9 @@ pub(crate) async fn write(
         change: desk.change,
     };
     // The time of writing differs between a call and its repeat; what was asked for does not.
-    let asked = Operation { recorded_at: desk.occurred_at, ..operation.clone() };
-    let asked = Operation {
-        occurred_at: Timestamp::from_micros(0),
-        recorded_at: Timestamp::from_micros(0),
-        ..asked
-    };
-    let digest = digest(&device::Operation::from(&asked).encode_to_vec());
+    let never = Timestamp::from_micros(0);
+    let asked = Operation { occurred_at: never, recorded_at: never, ..operation.clone() };
+    let digest = operations::digest(&device::Operation::from(&asked).encode_to_vec());
     let encoded = Bytes::from(device::Operation::from(&operation).encode_to_vec());
     let sender = Sender {
         role: caller.role,
@@ -90,13 +86,6 @@ pub(crate) async fn write(
         }
         Some(Answer::Held | Answer::Quarantined) | None => Err(refuse(Reason::Internal)),
     }
-}
-
-/// First 16 bytes of SHA-256.
-pub(crate) fn digest(bytes: &[u8]) -> [u8; 16] {
-    let mut first = [0; 16];
-    first.copy_from_slice(&seal::key::sha256(bytes)[..16]);
-    first
 }
 
 fn id<T>(bytes: &[u8], field: &str, parse: fn(&[u8]) -> Option<T>) -> Result<T, Status> {

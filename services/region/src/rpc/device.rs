@@ -241,10 +241,8 @@ async fn take(
         let operation_id = pb.operation_id.clone();
         match operation::decode(pb, Path::ROOT.field("operations").item(index)) {
             Ok(operation) => {
-                let [first, ..] = *seal::key::sha256(&encoded).as_chunks::<16>().0 else {
-                    continue;
-                };
-                incoming.push(Incoming { operation, digest: first, encoded });
+                let digest = operations::digest(&encoded);
+                incoming.push(Incoming { operation, digest, encoded });
                 results.push(None);
             }
             Err(violations) => results.push(Some(pb::OperationResult {
