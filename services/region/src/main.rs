@@ -1,81 +1,18 @@
 //! `wuling-region`: one region server.
 
-use anyhow::Context as _;
-use clap::{Parser, Subcommand};
 use region::config::Config;
 use region::server::Server;
-use runtime::{ErrorChain, Shutdown};
-use std::path::PathBuf;
+use runtime::process::{self, Program};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-/// A region server of the Wuling linkage (武陵联动 区域服务器).
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Flags {
-    /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Reads the configuration, tells every mistake, starts nothing.
-    CheckConfig,
-}
-
-#[expect(clippy::print_stderr, reason = "before logs are started")]
 fn main() -> ExitCode {
-    let flags = match Flags::try_parse() {
-        Ok(flags) => flags,
-        Err(error) if error.use_stderr() => {
-            eprintln!("{}", error.to_string().lines().next().unwrap_or_default());
-            return ExitCode::from(runtime::config::EXIT_CODE);
-        }
-        Err(error) => {
-            drop(error.print());
-            return ExitCode::SUCCESS;
-        }
+    let program = Program {
+        name: "wuling-region",
+        about: "A region server of the Wuling linkage (武陵联动 区域服务器)",
+        load: Config::load,
+        log: |config: &Config| &config.log,
     };
-    let config = match Config::load(&flags.config) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(runtime::config::EXIT_CODE);
-        }
-    };
-    if let Some(Command::CheckConfig) = flags.command {
-        return ExitCode::SUCCESS;
-    }
-    if let Err(error) = runtime::telemetry::init(&config.log) {
-        eprintln!("{}", ErrorChain(&error));
-        return ExitCode::from(runtime::config::EXIT_CODE);
-    }
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("wuling-region: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[tokio::main]
-async fn run(config: Config) -> anyhow::Result<()> {
-    let shutdown = Shutdown::new();
-    let clock = Arc::new(runtime::clock::SystemClock);
-    let entropy = Arc::new(runtime::clock::SystemEntropy);
-    let server = Server::bind(config, clock, entropy).await?;
-    let signals = shutdown.clone();
-    // The first signal stops softly, the second at once.
-    let serve = server.serve(shutdown);
-    tokio::select! {
-        served = serve => Ok(served?),
-        failed = runtime::tasks::wait_for_signals(&signals) => {
-            let error = failed.err().context("signals cannot fail otherwise")?;
-            Err(error).context("signals cannot be heard")
-        }
-    }
+    process::server(program, async |config, clock, entropy, shutdown| {
+        Server::bind(config, clock, entropy).await?.serve(shutdown).await
+    })
 }

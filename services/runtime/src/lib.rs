@@ -18,6 +18,7 @@ pub mod connections;
 pub mod data_dir;
 pub mod identity;
 pub mod pki;
+pub mod process;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
