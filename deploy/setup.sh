@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Installs what the tests need: a C compiler with the C library's headers (for the bundled SQLite,
-# zstd and aws-lc), git, and root certificates where cargo cannot fetch crates without them.
+# zstd and aws-lc), git, root certificates where cargo cannot fetch crates without them, and Python with
+# the packages of the foreign client (gRPC, cryptography), which go into target/python and nowhere else.
 # Says what is missing and asks before it installs; CI=true or --yes answers for you.
 # Running it again does nothing.
 set -euo pipefail
 
 readonly RUST_MINOR_MIN=94
+readonly PYTHON=target/python
+readonly PYTHON_PACKAGES=tests/foreign/python/requirements.txt
 
 fail() {
   echo "setup: $1" >&2
@@ -37,26 +40,52 @@ fetches() {
     cargo fetch --locked --quiet --target "$(rustc -vV | sed -n 's/^host: //p')" 2>/dev/null
 }
 
+has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
+
+# The list is copied there last, so that what was interrupted is done again.
+has_python_packages() {
+  cmp -s "$PYTHON_PACKAGES" "$PYTHON/requirements.txt" && "$PYTHON/bin/python" -c 'import grpc' 2>/dev/null
+}
+
+confirm() {
+  [ "$yes" = true ] && return
+  [ -t 0 ] || fail "nobody to ask; --yes installs without asking"
+  read -r -p "setup: $1? [y/N] " answer || answer=
+  [ "$answer" = y ] || [ "$answer" = Y ] || fail "nothing was installed"
+}
+
+install_packages() {
+  echo "setup: missing: $*"
+  local install="apt-get install -y --no-install-recommends $*"
+  command -v apt-get >/dev/null || fail "there is no apt-get here; install these with your own package manager"
+  [ "$(id -u)" -eq 0 ] || fail "not root; run as root: apt-get update && $install"
+  confirm "run \`$install\`"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq </dev/null
+  $install </dev/null
+  compiles || fail "the C compiler still cannot find stdlib.h"
+  has_venv || fail "python3 still cannot make a virtual environment"
+}
+
+install_python_packages() {
+  echo "setup: missing: the Python packages of $PYTHON_PACKAGES, in $PYTHON"
+  confirm "fetch them from PyPI"
+  rm -rf "$PYTHON"
+  python3 -m venv "$PYTHON"
+  "$PYTHON/bin/pip" install --quiet --no-deps --only-binary :all: --requirement "$PYTHON_PACKAGES" </dev/null
+  "$PYTHON/bin/pip" check
+  cp "$PYTHON_PACKAGES" "$PYTHON/requirements.txt"
+}
+
 missing=()
 command -v cc >/dev/null || missing+=(gcc)
 compiles || missing+=(libc6-dev)
 command -v git >/dev/null || missing+=(git)
 fetches || missing+=(ca-certificates)
-if [ ${#missing[@]} -eq 0 ]; then
+has_venv || missing+=(python3 python3-venv)
+if [ ${#missing[@]} -eq 0 ] && has_python_packages; then
   echo "setup: nothing is missing"
   exit 0
 fi
-
-echo "setup: missing: ${missing[*]}"
-install="apt-get install -y --no-install-recommends ${missing[*]}"
-command -v apt-get >/dev/null || fail "there is no apt-get here; install these with your own package manager"
-[ "$(id -u)" -eq 0 ] || fail "not root; run as root: apt-get update && $install"
-if [ "$yes" != true ]; then
-  [ -t 0 ] || fail "nobody to ask; --yes installs without asking"
-  read -r -p "setup: run \`$install\`? [y/N] " answer || answer=
-  [ "$answer" = y ] || [ "$answer" = Y ] || fail "nothing was installed"
-fi
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq </dev/null
-$install </dev/null
-compiles || fail "the C compiler still cannot find stdlib.h"
+[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+has_python_packages || install_python_packages

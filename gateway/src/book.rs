@@ -8,24 +8,24 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Names one version of an agreement.
-pub(crate) type Version = (AgreementId, u32);
+pub type Version = (AgreementId, u32);
 
 /// What the gateway knows. All of it was verified before it came in here.
 #[derive(Debug)]
-pub(crate) struct Book {
+pub struct Book {
     directory: Directory,
     versions: RwLock<Versions>,
 }
 
 /// Who are the parties of an agreement version.
 #[derive(Debug)]
-pub(crate) struct Terms {
+pub struct Terms {
     /// SHA-256 of the signed body.
-    pub(crate) sha256: [u8; 32],
+    pub sha256: [u8; 32],
     /// All who signed.
-    pub(crate) parties: Vec<RegionId>,
+    pub parties: Vec<RegionId>,
     /// Those of them who are still in the directory.
-    pub(crate) live: Vec<RegionId>,
+    pub live: Vec<RegionId>,
 }
 
 #[derive(Debug, Default)]
@@ -36,23 +36,23 @@ struct Versions {
 
 impl Book {
     /// A book without agreements.
-    pub(crate) fn new(directory: Directory) -> Self {
+    pub fn new(directory: Directory) -> Self {
         Self { directory, versions: RwLock::default() }
     }
 
     /// The linkage.
-    pub(crate) const fn directory(&self) -> &Directory {
+    pub const fn directory(&self) -> &Directory {
         &self.directory
     }
 
     /// The key with which a region of the linkage signs. Agreements pin the same one.
-    pub(crate) fn signing_key(&self, region: &RegionId) -> Option<&[u8; 32]> {
+    pub fn signing_key(&self, region: &RegionId) -> Option<&[u8; 32]> {
         self.directory.regions.get(region).map(|region| &region.signing_key)
     }
 
     /// Takes an agreement version in, and gives what is now known of it: a version that is there
     /// already stays as it was.
-    pub(crate) fn learn(&self, agreement: &Agreement) -> Arc<Terms> {
+    pub fn learn(&self, agreement: &Agreement) -> Arc<Terms> {
         let version = (agreement.agreement_id, agreement.version);
         let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = versions.terms.get(&version) {
@@ -70,18 +70,18 @@ impl Book {
     }
 
     /// The parties of an agreement version, if it is known.
-    pub(crate) fn terms(&self, version: Version) -> Option<Arc<Terms>> {
+    pub fn terms(&self, version: Version) -> Option<Arc<Terms>> {
         let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
         versions.terms.get(&version).map(Arc::clone)
     }
 
     /// The parties under whose agreement a stream is.
-    pub(crate) fn terms_of(&self, stream: &StreamId) -> Option<Arc<Terms>> {
+    pub fn terms_of(&self, stream: &StreamId) -> Option<Arc<Terms>> {
         self.terms((stream.agreement, stream.version))
     }
 
     /// The agreement versions of which a region is a party.
-    pub(crate) fn versions_of(&self, region: &RegionId) -> Vec<Version> {
+    pub fn versions_of(&self, region: &RegionId) -> Vec<Version> {
         let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
         versions.of_region.get(region).cloned().unwrap_or_default()
     }
@@ -89,12 +89,12 @@ impl Book {
 
 impl Terms {
     /// Whether a region is a party that is still in the directory.
-    pub(crate) fn admits(&self, region: &RegionId) -> bool {
+    pub fn admits(&self, region: &RegionId) -> bool {
         self.live.contains(region)
     }
 
     /// Who must receive what `origin` writes.
-    pub(crate) fn recipients(&self, origin: &RegionId) -> impl Iterator<Item = &RegionId> {
+    pub fn recipients(&self, origin: &RegionId) -> impl Iterator<Item = &RegionId> {
         self.live.iter().filter(move |party| *party != origin)
     }
 }

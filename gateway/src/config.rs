@@ -1,9 +1,8 @@
 //! The configuration of a gateway: one file, parsed once, every mistake told.
 
 use domain::kernel::GatewayId;
-use proto::link::{DEAD_AFTER_MS, PING_INTERVAL_MS};
-use runtime::accept;
 use runtime::config::{Check, ConfigError};
+use runtime::limits::{self, Given};
 use runtime::telemetry;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,33 +10,38 @@ use std::path::{Path, PathBuf};
 
 /// Port of a gateway.
 pub const PORT: u16 = 7444;
+/// Port of its metrics and health.
+pub const METRICS_PORT: u16 = 7491;
 /// A region signs its hello in well under a millisecond; the rest is the line.
 const HELLO_TIMEOUT_MS: u64 = 5_000;
 /// Links are told at once; this is for what still writes.
 const SHUTDOWN_GRACE_S: u64 = 10;
 
 /// What a link may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Longest wait for a hello.
     pub hello_timeout_ms: u64,
-    /// Time between signs of life.
-    pub ping_interval_ms: u64,
-    /// Silence after which a peer is dead.
-    pub dead_after_ms: u64,
-    /// Connections and handshakes.
-    pub connections: accept::Limits,
+    /// The regions' port.
+    pub peer: limits::Limits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            hello_timeout_ms: HELLO_TIMEOUT_MS,
-            ping_interval_ms: PING_INTERVAL_MS,
-            dead_after_ms: DEAD_AFTER_MS,
-            connections: accept::Limits::PEER,
-        }
+        Self { hello_timeout_ms: HELLO_TIMEOUT_MS, peer: limits::Limits::PEER }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GivenLimits {
+    hello_timeout_ms: u64,
+    peer: Given,
+}
+
+impl Default for GivenLimits {
+    fn default() -> Self {
+        Self { hello_timeout_ms: HELLO_TIMEOUT_MS, peer: Given::default() }
     }
 }
 
@@ -55,8 +59,14 @@ struct File {
     shutdown_grace_s: u64,
     #[serde(default)]
     log: telemetry::Config,
+    metrics_listen: Option<String>,
+    otlp: Option<telemetry::Otlp>,
     #[serde(default)]
-    limits: Limits,
+    limits: GivenLimits,
+    /// What breaks a promise and where it dies, for the fault tests; see `storage::known_bad`.
+    #[cfg(feature = "known-bad")]
+    #[serde(default)]
+    known_bad: Vec<String>,
 }
 
 /// The configuration of a gateway.
@@ -74,6 +84,10 @@ pub struct Config {
     pub shutdown_grace_s: u64,
     /// Logs.
     pub log: telemetry::Config,
+    /// Where metrics and health are read; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where traces go; `None`: nowhere.
+    pub otlp: Option<telemetry::Otlp>,
     /// Limits.
     pub limits: Limits,
 }
@@ -97,20 +111,39 @@ impl Config {
         let (file, mut check): (File, Check) = runtime::config::load(path)?;
         let gateway_id = check.parsed::<GatewayId>("gateway_id", &file.gateway_id);
         let listen = check.parsed::<SocketAddr>("listen", &file.listen);
-        let Limits { hello_timeout_ms, ping_interval_ms, dead_after_ms, .. } = file.limits;
-        if hello_timeout_ms == 0 || ping_interval_ms == 0 || dead_after_ms <= ping_interval_ms {
-            check.mistake(
-                "limits",
-                "times must be above 0, and dead_after_ms above ping_interval_ms",
-            );
+        let hello_timeout_ms = file.limits.hello_timeout_ms;
+        if !(1..=600_000).contains(&hello_timeout_ms) {
+            let what = format_args!("{hello_timeout_ms} is not within 1 to 600000");
+            check.mistake("limits.hello_timeout_ms", what);
+        }
+        let peer = file.limits.peer.over(limits::Limits::PEER, "limits.peer", &mut check);
+        let limits = Limits { hello_timeout_ms, peer };
+        let metrics = file.metrics_listen.as_deref();
+        let metrics_listen = runtime::observe::listen(&mut check, metrics, METRICS_PORT);
+        if let Some(otlp) = &file.otlp {
+            otlp.check(&mut check);
+        }
+        #[cfg(feature = "known-bad")]
+        for what in file.known_bad.iter().filter(|what| !storage::known_bad::choose(what)) {
+            check.mistake("known_bad", format_args!("`{what}` is not known"));
         }
         let (Some(gateway_id), Some(listen)) = (gateway_id, listen) else {
             check.finish()?;
             unreachable!("what did not parse is a mistake")
         };
         check.finish()?;
-        let File { data, names, shutdown_grace_s, log, limits, .. } = file;
-        Ok(Self { gateway_id, data, listen, names, shutdown_grace_s, log, limits })
+        let File { data, names, shutdown_grace_s, log, otlp, .. } = file;
+        Ok(Self {
+            gateway_id,
+            data,
+            listen,
+            names,
+            shutdown_grace_s,
+            log,
+            metrics_listen,
+            otlp,
+            limits,
+        })
     }
 
     /// A configuration with the defaults; port 0 takes a free one.
@@ -122,6 +155,8 @@ impl Config {
             names: Vec::new(),
             shutdown_grace_s: SHUTDOWN_GRACE_S,
             log: telemetry::Config::default(),
+            metrics_listen: None,
+            otlp: None,
             limits: Limits::default(),
         }
     }
@@ -147,10 +182,15 @@ mod tests {
     #[test]
     fn every_mistake_is_told() {
         let text = "gateway_id = \"GW\"\ndata = \"d\"\nlisten = \"here\"\n\
-                    [limits]\nping_interval_ms = 9000\n";
+                    [limits]\nhello_timeout_ms = 0\n\
+                    [limits.peer]\nstream_keepalive_ms = 9000\n";
         let said = load(text).unwrap_err();
-        let keys =
-            ["gateway.toml:1: gateway_id", "gateway.toml:3: listen", "gateway.toml:4: limits"];
+        let keys = [
+            "gateway.toml:1: gateway_id",
+            "gateway.toml:3: listen",
+            "gateway.toml:5: limits.hello_timeout_ms",
+            "gateway.toml:7: limits.peer.stream_keepalive_ms",
+        ];
         assert_eq!(said.lines().count(), keys.len(), "{said}");
         for (line, key) in said.lines().zip(keys) {
             assert!(line.contains(key), "{said}");

@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use storage::gateway::StoredSegment;
 
 /// Bytes of segments of one lane that are read ahead; one that is larger goes alone.
-pub(crate) const READ_BYTES_MAX: usize = 256 * 1_024;
+pub const READ_BYTES_MAX: usize = 256 * 1_024;
 /// Bytes of one lane that may wait in memory. What is told beyond half of it is read again when its turn
 /// comes, so that a busy stream never keeps one that is behind from being read.
 const HELD_BYTES_MAX: usize = 2 * READ_BYTES_MAX;
@@ -25,7 +25,7 @@ const REFILL_TIMEOUT_MS: u64 = 10_000;
 
 /// What happened.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub enum Event {
     /// The peer has applied a stream up to here; told before anything else of the stream.
     Applied(StreamId, u64),
     /// A stream is stored up to here.
@@ -55,7 +55,7 @@ pub(crate) enum Event {
 
 /// What to do.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// Read what is held of a stream after a place, at most [`READ_BYTES_MAX`] of it.
     Read(StreamId, u64),
     /// Send a piece.
@@ -73,7 +73,7 @@ pub(crate) enum Effect {
 
 /// What is sent to one region, and what waits.
 #[derive(Debug, Default)]
-pub(crate) struct Delivery {
+pub struct Delivery {
     streams: HashMap<StreamId, Stream>,
     lanes: [Queue; Lane::ALL.len()],
     credit: CreditOut,
@@ -129,7 +129,7 @@ struct Going {
 
 impl Delivery {
     /// Takes an event at `now_ms` of a clock that only goes forward, tells what to do.
-    pub(crate) fn step(&mut self, now_ms: u64, event: Event) -> Vec<Effect> {
+    pub fn step(&mut self, now_ms: u64, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
             Event::Applied(stream, seq) => self.streams.entry(stream).or_default().sent = seq,
@@ -149,7 +149,7 @@ impl Delivery {
     }
 
     /// Whether [`Event::Writable`] would give a piece.
-    pub(crate) fn has_piece(&self) -> bool {
+    pub fn has_piece(&self) -> bool {
         Lane::ALL.iter().any(|lane| self.next_size(*lane).is_some())
     }
 
@@ -248,8 +248,10 @@ impl Delivery {
     fn tick(&mut self, now_ms: u64) {
         let overdue =
             |stream: &Stream| matches!(stream.place, Place::Gap(_)) && stream.may_ask(now_ms);
-        let again: Vec<_> =
+        let mut again: Vec<_> =
             self.streams.iter().filter(|(_, s)| overdue(s)).map(|(id, _)| id.clone()).collect();
+        // In order, so that what happens can be repeated.
+        again.sort_unstable();
         for id in again {
             self.streams.entry(id.clone()).or_default().place = Place::Idle;
             self.settle(id);

@@ -2,7 +2,7 @@
 
 use crate::service::Shared;
 use crate::{intake, status};
-use domain::kernel::{FieldViolation, Reason, RegionId};
+use domain::kernel::{FieldViolation, Lane, Reason, RegionId};
 use domain::stream::StreamId;
 use proto::exchange::v1::{FetchRequest, FetchResponse};
 use runtime::ErrorChain;
@@ -21,6 +21,9 @@ pub(crate) async fn fetch(
 ) -> Result<FetchResponse, Status> {
     let region = region.ok_or_else(|| status::refused(Reason::CertificateRequired))?;
     let (stream, from_seq, bytes_max) = checked(request).map_err(status::fields_invalid)?;
+    if stream.lane != Lane::Alert && shared.is_stale(&region) {
+        return Err(status::refused(Reason::RoleForbidden));
+    }
     // Whether an agreement exists is the business of its parties alone.
     intake::terms_for(&shared.book, &stream, &region)
         .map_err(|_| status::refused(Reason::NotAParty))?;

@@ -1,7 +1,7 @@
 //! The opening of a link: a nonce, and a region that signs it.
 
 use crate::service::Shared;
-use domain::kernel::{Reason, RegionId};
+use domain::kernel::{Lane, Reason, RegionId};
 use proto::exchange::v1::link_response::Frame;
 use proto::exchange::v1::{Challenge, LinkRequest, LinkResponse, link_request};
 use proto::kernel::v1::SignedObject;
@@ -38,6 +38,9 @@ pub(crate) enum Unwelcome {
     /// Its certificate is another region's.
     #[error("the certificate is of {0}, the hello of another region")]
     OtherRegion(RegionId),
+    /// What its authority has revoked is not known, and it asks for more than alerts.
+    #[error("the revocation list of {0} is out of date, it may have the alert lane alone")]
+    Stale(RegionId),
 }
 
 impl Unwelcome {
@@ -49,7 +52,7 @@ impl Unwelcome {
             }
             Self::Unknown => Reason::RegionUnknown,
             Self::Signed(error) => error.reason(),
-            Self::OtherRegion(_) => Reason::RoleForbidden,
+            Self::OtherRegion(_) | Self::Stale(_) => Reason::RoleForbidden,
         }
     }
 }
@@ -86,12 +89,22 @@ fn check(
 ) -> Result<Hello, Unwelcome> {
     let signer = signed::signer(object)?;
     let key = shared.book.signing_key(&signer).ok_or(Unwelcome::Unknown)?;
-    let hello = Hello::verify(object, key, nonce, &shared.gateway_id)?;
+    let mut hello = Hello::verify(object, key, nonce, &shared.gateway_id)?;
     if hello.protocol != LINK_PROTOCOL {
         return Err(Unwelcome::Protocol(hello.protocol));
     }
     match certified {
-        Some(region) if *region != hello.region => Err(Unwelcome::OtherRegion(region.clone())),
-        _ => Ok(hello),
+        Some(region) if *region != hello.region => {
+            return Err(Unwelcome::OtherRegion(region.clone()));
+        }
+        _ => {}
     }
+    if shared.is_stale(&hello.region) {
+        // Without credit on its other lanes it sends nothing there and waits.
+        hello.lanes.retain(|lane| *lane == Lane::Alert);
+        if hello.lanes.is_empty() {
+            return Err(Unwelcome::Stale(hello.region));
+        }
+    }
+    Ok(hello)
 }

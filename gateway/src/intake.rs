@@ -16,13 +16,13 @@ use storage::gateway::{AgreementRow, GatewayReceipt, SegmentWrite};
 
 /// Why something was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub struct Refused {
     /// The code.
-    pub(crate) reason: Reason,
+    pub reason: Reason,
     /// The stream it is about.
-    pub(crate) stream: Option<StreamId>,
+    pub stream: Option<StreamId>,
     /// For an engineer.
-    pub(crate) detail: String,
+    pub detail: String,
 }
 
 impl Refused {
@@ -40,7 +40,7 @@ impl Refused {
 }
 
 /// A segment that `origin` sent on `lane`.
-pub(crate) fn segment(
+pub fn segment(
     book: &Book,
     origin: &RegionId,
     lane: Lane,
@@ -64,6 +64,8 @@ pub(crate) fn segment(
     }
     let key = book.signing_key(origin).ok_or_else(|| unknown_region(origin))?;
     segment.verify(key).map_err(|error| Refused::segment(error, Some(stream)))?;
+    #[cfg(feature = "known-bad")]
+    storage::known_bad::pass(storage::known_bad::Point::SegmentVerified);
     Ok(SegmentWrite {
         stream: stream.clone(),
         before: segment.before(),
@@ -75,7 +77,7 @@ pub(crate) fn segment(
 }
 
 /// A receipt that `party` sent of itself.
-pub(crate) fn receipt(
+pub fn receipt(
     book: &Book,
     party: &RegionId,
     object: &SignedObject,
@@ -100,7 +102,7 @@ pub(crate) fn receipt(
 }
 
 /// A head of a stream that `origin` writes.
-pub(crate) fn head(
+pub fn head(
     book: &Book,
     origin: &RegionId,
     object: &SignedObject,
@@ -113,7 +115,7 @@ pub(crate) fn head(
 }
 
 /// An agreement version that `peer` shows; `None` when it is known already.
-pub(crate) fn agreement(
+pub fn agreement(
     book: &Book,
     peer: &RegionId,
     object: &SignedObject,
@@ -144,11 +146,7 @@ pub(crate) fn agreement(
 }
 
 /// A stream of which `recipient` wants more.
-pub(crate) fn want(
-    book: &Book,
-    recipient: &RegionId,
-    want: pb::Want,
-) -> Result<(StreamId, u64), Refused> {
+pub fn want(book: &Book, recipient: &RegionId, want: pb::Want) -> Result<(StreamId, u64), Refused> {
     let pb::Want { stream, from_seq, to_seq: _ } = want;
     let stream = stream
         .and_then(|stream| StreamId::try_from(stream).ok())
@@ -163,11 +161,7 @@ pub(crate) fn want(
 }
 
 /// The terms of a stream, if they are known and `region` and the origin are parties.
-pub(crate) fn terms_for(
-    book: &Book,
-    stream: &StreamId,
-    region: &RegionId,
-) -> Result<Arc<Terms>, Refused> {
+pub fn terms_for(book: &Book, stream: &StreamId, region: &RegionId) -> Result<Arc<Terms>, Refused> {
     let Some(terms) = book.terms_of(stream) else {
         let what = "the agreement version is not known here";
         return Err(Refused::new(Reason::AgreementUnknown, Some(stream), what));

@@ -9,19 +9,23 @@
 //! *Start at* [`Gateway`] for the server, `link.rs` for one region's connection, `delivery.rs` for what is
 //! sent next.
 
-mod book;
+// The cores are public for the simulation, which drives them without a network and a disk.
+pub mod book;
 pub mod config;
-mod delivery;
+pub mod delivery;
 mod fetch;
 mod hello;
-mod intake;
+pub mod intake;
 mod link;
-mod outbox;
-mod registry;
+mod metrics;
+mod observe;
+pub mod outbox;
+pub mod registry;
 mod server;
 mod service;
 mod status;
-mod streams;
+pub mod streams;
+mod trust;
 
 pub use config::Config;
 pub use server::{FORMAT, Gateway, ServerError};

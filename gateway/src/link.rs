@@ -206,7 +206,7 @@ impl<'a> Link<'a> {
         requests: &mut Streaming<pb::LinkRequest>,
         out: &Out,
     ) -> End {
-        let half = Duration::from_millis(self.shared.limits.ping_interval_ms / 2);
+        let half = self.shared.limits.peer.stream_keepalive() / 2;
         let mut ticks = tokio::time::interval(half.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let soft = self.shared.tasks.soft().clone();
@@ -327,7 +327,7 @@ impl<'a> Link<'a> {
     /// Time passes; `takes` says whether the link listens to its peer at all.
     fn tick(&mut self, takes: bool) -> Option<End> {
         let now = Instant::now();
-        let limits = &self.shared.limits;
+        let limits = &self.shared.limits.peer;
         if self.closing.is_some_and(|deadline| now >= deadline) {
             return Some(End::Told);
         }
@@ -335,10 +335,10 @@ impl<'a> Link<'a> {
             // Nobody can be heard who is not listened to.
             self.heard_at = now;
         }
-        if now > self.heard_at + Duration::from_millis(limits.dead_after_ms) {
+        if now > self.heard_at + limits.stream_idle() {
             return Some(End::Silent);
         }
-        if now >= self.pinged_at + Duration::from_millis(limits.ping_interval_ms) {
+        if now >= self.pinged_at + limits.stream_keepalive() {
             self.pinged_at = now;
             self.outbox.ping(self.now_ms());
         }
@@ -354,6 +354,7 @@ impl<'a> Link<'a> {
 
     fn close(&mut self, reason: Reason, detail: &str) {
         tracing::warn!(error.reason = reason.name(), detail, "the link is closed");
+        self.shared.metrics.refused(reason);
         self.outbox.close(outbox::fatal(reason, detail));
         self.closing.get_or_insert(Instant::now() + CLOSING_TIMEOUT);
     }

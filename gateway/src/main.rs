@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         about: "A gateway of the Wuling linkage (武陵联动 网关)",
         load: Config::load,
         log: |config: &Config| &config.log,
+        otlp: |config| config.otlp.as_ref(),
     };
     // The order in which it stops stands in `Gateway::serve`.
     process::server(program, async |config, clock, entropy, shutdown| {

@@ -16,7 +16,7 @@ const DETAIL_BYTES_MAX: usize = 256;
 
 /// What waits to be sent.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     welcome: Option<pb::Welcome>,
     pong: Option<u64>,
     ping: Option<u64>,
@@ -38,49 +38,49 @@ struct Newest<K, V> {
 
 impl Outbox {
     /// The link is open.
-    pub(crate) fn welcome(&mut self, welcome: pb::Welcome) {
+    pub fn welcome(&mut self, welcome: pb::Welcome) {
         self.welcome = Some(welcome);
     }
 
     /// A ping of ours.
-    pub(crate) fn ping(&mut self, token: u64) {
+    pub fn ping(&mut self, token: u64) {
         self.ping = Some(token);
     }
 
     /// The answer to a ping.
-    pub(crate) fn pong(&mut self, token: u64) {
+    pub fn pong(&mut self, token: u64) {
         self.pong = Some(token);
     }
 
     /// More credit.
-    pub(crate) fn credit(&mut self, lane: Lane, bytes: u32) {
+    pub fn credit(&mut self, lane: Lane, bytes: u32) {
         if let Some(at) = Lane::ALL.iter().position(|other| *other == lane) {
             self.credit[at] = self.credit[at].saturating_add(bytes);
         }
     }
 
     /// A stream is on disk up to here.
-    pub(crate) fn stored(&mut self, stream: StreamId, last: Position) {
+    pub fn stored(&mut self, stream: StreamId, last: Position) {
         self.stored.set(stream, last);
     }
 
     /// Send again; `to_seq` 0 means to the end.
-    pub(crate) fn want(&mut self, stream: StreamId, from_seq: u64, to_seq: u64) {
+    pub fn want(&mut self, stream: StreamId, from_seq: u64, to_seq: u64) {
         self.wants.set((stream, to_seq), from_seq);
     }
 
     /// A party's receipt.
-    pub(crate) fn receipt(&mut self, stream: StreamId, party: RegionId, signed: SignedObject) {
+    pub fn receipt(&mut self, stream: StreamId, party: RegionId, signed: SignedObject) {
         self.receipts.set((stream, party), signed);
     }
 
     /// An origin's head.
-    pub(crate) fn head(&mut self, stream: StreamId, signed: SignedObject) {
+    pub fn head(&mut self, stream: StreamId, signed: SignedObject) {
         self.heads.set(stream, signed);
     }
 
     /// Something was refused; the link stays open.
-    pub(crate) fn refuse(&mut self, reason: Reason, stream: Option<&StreamId>, detail: &str) {
+    pub fn refuse(&mut self, reason: Reason, stream: Option<&StreamId>, detail: &str) {
         if self.refusals.len() == REFUSALS_QUEUED_MAX {
             self.refusals.pop_front();
         }
@@ -88,12 +88,12 @@ impl Outbox {
     }
 
     /// The last frame of the link: why it closes. The first one counts.
-    pub(crate) fn close(&mut self, frame: Frame) {
+    pub fn close(&mut self, frame: Frame) {
         self.last.get_or_insert(frame);
     }
 
     /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         let Self { welcome, pong, ping, credit, refusals, stored, wants, receipts, heads, last } =
             self;
         welcome.is_none()
@@ -109,7 +109,7 @@ impl Outbox {
     }
 
     /// The next frame.
-    pub(crate) fn pop(&mut self) -> Option<Frame> {
+    pub fn pop(&mut self) -> Option<Frame> {
         if let Some(welcome) = self.welcome.take() {
             return Some(Frame::Welcome(welcome));
         }
@@ -146,7 +146,7 @@ impl Outbox {
 }
 
 /// A refusal that closes the link.
-pub(crate) fn fatal(reason: Reason, detail: &str) -> Frame {
+pub fn fatal(reason: Reason, detail: &str) -> Frame {
     Frame::Refusal(pb::Refusal { fatal: true, ..refusal(reason, None, detail) })
 }
 

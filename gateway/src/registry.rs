@@ -7,7 +7,7 @@ use bytes::Bytes;
 use domain::kernel::{Lane, RegionId};
 use domain::stream::{Position, StreamId};
 use proto::link::Assembler;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::gateway::{Committed, GatewayReceipt, StoredSegment, StoredStream};
@@ -19,11 +19,11 @@ const WAKES_QUEUED_MAX: usize = 256;
 
 /// A set of lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Lanes(u8);
+pub struct Lanes(u8);
 
 /// Something a link must hear.
 #[derive(Clone, Debug)]
-pub(crate) enum Wake {
+pub enum Wake {
     /// A segment for this peer is on disk.
     Segment(StreamId, StoredSegment),
     /// A stream for this peer goes so far.
@@ -38,13 +38,13 @@ pub(crate) enum Wake {
 
 /// A link's place in the registry.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub struct Ticket {
     /// What it must hear.
-    pub(crate) wakes: mpsc::Receiver<Wake>,
+    pub wakes: mpsc::Receiver<Wake>,
     /// Cancelled when a newer link of the region has come.
-    pub(crate) displaced: CancellationToken,
+    pub displaced: CancellationToken,
     /// The pieces that earlier links of the region left; free once the link before has ended.
-    pub(crate) assembler: Arc<tokio::sync::Mutex<Assembler>>,
+    pub assembler: Arc<tokio::sync::Mutex<Assembler>>,
     behind: Arc<AtomicBool>,
     number: u64,
     region: RegionId,
@@ -52,18 +52,18 @@ pub(crate) struct Ticket {
 
 /// What matters to one region, at one moment.
 #[derive(Debug, Default)]
-pub(crate) struct Snapshot {
+pub struct Snapshot {
     /// Streams it writes, and how far they are stored.
-    pub(crate) written: Vec<(StreamId, Position)>,
+    pub written: Vec<(StreamId, Position)>,
     /// Streams it receives, how far they are stored, and their newest heads.
-    pub(crate) received: Vec<(StreamId, Position, Option<Bytes>)>,
+    pub received: Vec<(StreamId, Position, Option<Bytes>)>,
     /// The receipts of all these streams.
-    pub(crate) receipts: Vec<(StreamId, RegionId, Position, Bytes)>,
+    pub receipts: Vec<(StreamId, RegionId, Position, Bytes)>,
 }
 
 /// The live links, and the state of all streams.
 #[derive(Debug)]
-pub(crate) struct Registry {
+pub struct Registry {
     book: Arc<Book>,
     inner: Mutex<Inner>,
 }
@@ -87,17 +87,17 @@ struct Handle {
 
 impl Lanes {
     /// The set of these.
-    pub(crate) fn of(lanes: &[Lane]) -> Self {
+    pub fn of(lanes: &[Lane]) -> Self {
         Self(lanes.iter().fold(0, |set, lane| set | Self::bit(*lane)))
     }
 
     /// Whether a lane is in it.
-    pub(crate) const fn contains(self, lane: Lane) -> bool {
+    pub const fn contains(self, lane: Lane) -> bool {
         self.0 & Self::bit(lane) != 0
     }
 
     /// The lanes in it, the most urgent first.
-    pub(crate) fn iter(self) -> impl Iterator<Item = Lane> {
+    pub fn iter(self) -> impl Iterator<Item = Lane> {
         Lane::ALL.iter().copied().filter(move |lane| self.contains(*lane))
     }
 
@@ -112,11 +112,7 @@ impl Lanes {
 
 impl Registry {
     /// Nobody is connected; the store holds these streams and receipts.
-    pub(crate) fn new(
-        book: Arc<Book>,
-        streams: Vec<StoredStream>,
-        receipts: Vec<GatewayReceipt>,
-    ) -> Self {
+    pub fn new(book: Arc<Book>, streams: Vec<StoredStream>, receipts: Vec<GatewayReceipt>) -> Self {
         let registry = Self { book, inner: Mutex::default() };
         registry.inner().streams.load(streams, receipts);
         registry
@@ -124,7 +120,7 @@ impl Registry {
 
     /// Lists a link. It displaces older ones of the region on the same lanes: they are most likely what
     /// a broken line left behind.
-    pub(crate) fn enter(&self, region: &RegionId, lanes: Lanes) -> Ticket {
+    pub fn enter(&self, region: &RegionId, lanes: Lanes) -> Ticket {
         let (sender, wakes) = mpsc::channel(WAKES_QUEUED_MAX);
         let (displaced, behind) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let mut inner = self.inner();
@@ -149,7 +145,7 @@ impl Registry {
     }
 
     /// Takes a link off the list.
-    pub(crate) fn leave(&self, ticket: &Ticket) {
+    pub fn leave(&self, ticket: &Ticket) {
         let mut inner = self.inner();
         if let Some(links) = inner.links.get_mut(&ticket.region) {
             links.retain(|link| link.number != ticket.number);
@@ -159,13 +155,18 @@ impl Registry {
         }
     }
 
+    /// How many links each region has that is connected.
+    pub fn connected(&self) -> BTreeMap<RegionId, usize> {
+        self.inner().links.iter().map(|(region, links)| (region.clone(), links.len())).collect()
+    }
+
     /// What matters to a region on these lanes. What is committed later is told to its ticket.
-    pub(crate) fn snapshot(&self, region: &RegionId, lanes: Lanes) -> Snapshot {
+    pub fn snapshot(&self, region: &RegionId, lanes: Lanes) -> Snapshot {
         let versions = self.book.versions_of(region);
         let inner = self.inner();
         let mut snapshot = Snapshot::default();
         let streams = versions.into_iter().flat_map(|version| inner.streams.of_version(version));
-        for (stream, StreamState { last, head, receipts }) in
+        for (stream, StreamState { last, head, receipts, .. }) in
             streams.filter(|(stream, _)| lanes.contains(stream.lane))
         {
             if stream.origin == *region {
@@ -182,27 +183,31 @@ impl Registry {
     }
 
     /// How far a stream is stored; 0 where nothing is.
-    pub(crate) fn last(&self, stream: &StreamId) -> Position {
+    pub fn last(&self, stream: &StreamId) -> Position {
         let inner = self.inner();
         inner.streams.find(stream).map_or_else(|| seal::chain::start(stream), |state| state.last)
     }
 
     /// Whether a stream is there, or its origin may have one more.
-    pub(crate) fn has_room_for(&self, stream: &StreamId) -> bool {
+    pub fn has_room_for(&self, stream: &StreamId) -> bool {
         let inner = self.inner();
         inner.streams.find(stream).is_some()
             || inner.streams.count_of(&stream.origin) < crate::streams::STREAMS_PER_ORIGIN_MAX
     }
 
     /// Tells a commit to all it is for.
-    pub(crate) fn route(&self, committed: &Committed) {
+    pub fn route(&self, committed: &Committed) {
         let mut inner = self.inner();
         let inner = &mut *inner;
         let mut told = HashMap::new();
         for (stream, segment) in &*committed.segments {
             told.insert(stream, segment.last_seq);
-            for party in self.recipients(stream) {
-                inner.tell(&party, stream.lane, Wake::Segment(stream.clone(), segment.clone()));
+            let recipients = self.recipients(stream);
+            for party in &recipients {
+                inner.tell(party, stream.lane, Wake::Segment(stream.clone(), segment.clone()));
+            }
+            if let Some((from, to)) = inner.streams.packable(stream, segment, &recipients) {
+                inner.tell(&stream.origin, stream.lane, Wake::Want(stream.clone(), from, to));
             }
         }
         for (stream, last) in &*committed.streams {
@@ -230,7 +235,7 @@ impl Registry {
     }
 
     /// Takes the store's word in place of commits that were not heard; all links look for themselves.
-    pub(crate) fn reload(&self, streams: Vec<StoredStream>, receipts: Vec<GatewayReceipt>) {
+    pub fn reload(&self, streams: Vec<StoredStream>, receipts: Vec<GatewayReceipt>) {
         let mut inner = self.inner();
         inner.streams.load(streams, receipts);
         for link in inner.links.values().flatten() {
@@ -239,7 +244,7 @@ impl Registry {
     }
 
     /// Asks a stream's origin for a range, if it is connected. Who asks must ask again.
-    pub(crate) fn ask_origin(&self, stream: &StreamId, from_seq: u64, to_seq: u64) {
+    pub fn ask_origin(&self, stream: &StreamId, from_seq: u64, to_seq: u64) {
         let wake = Wake::Want(stream.clone(), from_seq, to_seq);
         self.inner().tell(&stream.origin, stream.lane, wake);
     }
@@ -268,7 +273,7 @@ impl Inner {
 
 impl Ticket {
     /// Whether something was not told; asked once, it is forgotten.
-    pub(crate) fn fell_behind(&self) -> bool {
+    pub fn fell_behind(&self) -> bool {
         self.behind.swap(false, Ordering::AcqRel)
     }
 }

@@ -1,23 +1,27 @@
 //! The server: opens its store, serves regions, stops in order.
 
 use crate::book::Book;
-use crate::config::Config;
+use crate::config::{Config, Limits};
+use crate::observe::{self, Subject};
 use crate::registry::Registry;
 use crate::service::{Service, Shared};
+use crate::trust::{self, Own};
 use domain::kernel::{Clock, Entropy, GatewayId};
 use prost::Message as _;
 use proto::exchange::v1::exchange_service_server::ExchangeServiceServer;
 use proto::kernel::v1::SignedObject;
 use runtime::accept::{self, BindError, Listener};
+use runtime::conduct::Conduct;
 use runtime::config::Secret;
 use runtime::connections::Connections;
 use runtime::data_dir::{DataDir, DataDirError, Format};
-use runtime::identity::{Identity, Owner};
-use runtime::pki::{Authority, PkiError, Validity};
-use runtime::tls::{ClientAuth, Hosted, ServerTls, TlsError, Trust};
+use runtime::limits::Layers;
+use runtime::metrics::Calls;
+use runtime::pki::{Authority, PkiError};
+use runtime::tls::{ClientAuth, ServerTls, TlsError};
 use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
 use seal::trust::TrustError;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -25,32 +29,11 @@ use std::time::Duration;
 use storage::gateway::{Committed, Store};
 use storage::{OpenError, ReadError, Writer};
 use tokio::sync::broadcast::{self, error::RecvError};
-use tonic::transport::Server as Tonic;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 
 /// What a gateway's data folder is.
 pub const FORMAT: Format = Format { name: "gateway", number: 1 };
-
-/// A server certificate is good for a week and made anew at every start and each third of its life.
-const CERTIFICATE_DAYS: i64 = 7;
-const RENEW_EVERY: Duration = Duration::from_secs(7 * 86_400 / 3);
-/// Transport limits of the regions' port.
-const STREAMS_PER_CONNECTION_MAX: u32 = 32;
-const CALLS_PER_CONNECTION_MAX: usize = 64;
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-const HEADERS_BYTES_MAX: u32 = 8 * 1024;
-const MESSAGE_BYTES_MAX: usize = 1 << 20;
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Streams a peer may open and give up before it is cut off, and those we gave up ourselves.
-const RESETS_PENDING_MAX: usize = 20;
-const RESETS_LOCAL_MAX: usize = 64;
-/// A connection shows a certificate once, so it may not last for ever; links move over to a new one.
-const CONNECTION_AGE_MAX: Duration = Duration::from_secs(86_400);
-const CONNECTION_AGE_GRACE: Duration = Duration::from_secs(60);
 
 /// Why a gateway does not start or does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +108,8 @@ impl Gateway {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, ServerError> {
+        let limits = accept::within_files(config.limits.peer)?;
+        let config = Config { limits: Limits { peer: limits, ..config.limits }, ..config };
         runtime::tls::install_provider();
         let data = DataDir::open(&config.data, FORMAT)?;
         let trust = data.path().join("trust");
@@ -156,16 +141,28 @@ impl Gateway {
         let tasks = Tasks::new(shutdown);
         let addr = listener.addr();
         let book = Arc::new(book);
-        let own = Own { config: config.clone(), authority, book: Arc::clone(&book), addr, clock };
+        let mut own = own(&config, addr, authority, &book, &data, &clock);
         let (keys, trust) = own.keys()?;
         let tls = ServerTls::new(&keys, trust, ClientAuth::Optional)?;
         let (store, registry) = open(&tasks, data.path(), &config.gateway_id, &book).await?;
-        let clock = Arc::clone(&own.clock);
-        tasks.spawn("gateway.renew", OnExit::Log, own.renew(tls.clone(), tasks.soft().clone()));
+        let connections = Connections::default();
+        let subject = Subject {
+            data: data.path().to_owned(),
+            book: Arc::clone(&book),
+            registry: Arc::clone(&registry),
+            store: store.clone(),
+            tls: tls.clone(),
+            clock: Arc::clone(&clock),
+        };
+        let (calls, metrics) =
+            observe::spawn(subject, &connections, &tasks, config.metrics_listen).await;
+        let trusting = own.run(tls.clone(), connections.clone(), tasks.soft().clone());
+        tasks.spawn("gateway.trust", OnExit::Log, trusting);
         let Config { gateway_id, limits, shutdown_grace_s, .. } = config;
         let grace = Duration::from_secs(shutdown_grace_s);
-        let connections = Connections::default();
-        let incoming = accept::serve(listener, tls, limits.connections, connections.clone());
+        let conduct = Conduct::new(&limits.peer);
+        tasks.spawn("gateway.conduct", OnExit::Log, conduct.clone().run(tasks.soft().clone()));
+        let incoming = accept::serve(listener, tls.clone(), limits.peer, connections.clone());
         tracing::info!(%addr, gateway.id = %gateway_id, "serving");
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<ExchangeServiceServer<Service>>().await;
@@ -175,11 +172,14 @@ impl Gateway {
             registry,
             store,
             limits,
+            tls,
+            metrics,
             tasks: tasks.clone(),
             clock,
             entropy,
         };
-        let router = router(Service(Arc::new(shared))).add_service(health_service);
+        let router = router(&limits.peer, &calls, &conduct, Service(Arc::new(shared)));
+        let router = router.add_service(health_service);
 
         let unready = async {
             tasks.soft().cancelled().await;
@@ -204,6 +204,26 @@ impl Gateway {
         served?;
         stopped?;
         Ok(())
+    }
+}
+
+/// What the gateway shows and trusts.
+fn own(
+    config: &Config,
+    addr: SocketAddr,
+    authority: Authority,
+    book: &Arc<Book>,
+    data: &DataDir,
+    clock: &Arc<dyn Clock>,
+) -> Own {
+    Own {
+        gateway_id: config.gateway_id.clone(),
+        names: config.names.clone(),
+        ip: addr.ip(),
+        authority,
+        book: Arc::clone(book),
+        lists: trust::lists(data.path()),
+        clock: Arc::clone(clock),
     }
 }
 
@@ -250,25 +270,17 @@ async fn open(
     Ok((store, registry))
 }
 
-fn router(service: Service) -> Router {
+fn router(
+    limits: &runtime::limits::Limits,
+    calls: &Calls,
+    conduct: &Conduct,
+    service: Service,
+) -> Router<Layers> {
+    // No compression: segments are compressed inside.
     let service = ExchangeServiceServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(2 * MESSAGE_BYTES_MAX);
-    Tonic::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
-        .load_shed(true)
-        .timeout(CALL_TIMEOUT)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_header_list_size(HEADERS_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
-        .http2_max_local_error_reset_streams(Some(RESETS_LOCAL_MAX))
-        .max_connection_age(CONNECTION_AGE_MAX)
-        .max_connection_age_grace(CONNECTION_AGE_GRACE)
-        .add_service(service)
+        .max_decoding_message_size(limits.message_bytes_max as usize)
+        .max_encoding_message_size(limits.answer_bytes_max as usize);
+    limits.server(calls, conduct).add_service(service)
 }
 
 /// Runs the writer. One that ends before the stop has lost its disk: what that holds is unknown, so the
@@ -310,53 +322,6 @@ async fn route(
                 }
             }
             Err(RecvError::Closed) => return,
-        }
-    }
-}
-
-/// What the gateway's certificate is made from.
-struct Own {
-    config: Config,
-    authority: Authority,
-    book: Arc<Book>,
-    addr: SocketAddr,
-    clock: Arc<dyn Clock>,
-}
-
-impl Own {
-    /// A fresh certificate, and whom it trusts: every region of the directory, each by its own authority.
-    fn keys(&self) -> Result<(Vec<Hosted>, Trust), ServerError> {
-        let directory = self.book.directory();
-        let linkage = &directory.linkage_id;
-        let identity = Identity::Gateway(self.config.gateway_id.clone());
-        let validity = Validity::days(self.clock.now(), CERTIFICATE_DAYS);
-        let ips = [self.addr.ip(), Ipv4Addr::LOCALHOST.into()];
-        let mut names = self.config.names.clone();
-        names.push("localhost".to_owned());
-        let key = self.authority.issue_server(linkage, &identity, &names, &ips, validity)?;
-        let mut trust = Trust::new(linkage.clone());
-        for (id, region) in &directory.regions {
-            // One bad entry keeps one region's certificates out; its signed hello still lets it in.
-            if let Err(error) = trust.add(Owner::Region(id.clone()), &region.authority_certificate)
-            {
-                tracing::warn!(region.id = %id, error = %ErrorChain(&error), "certificates are not taken");
-            }
-        }
-        Ok((vec![Hosted { server_names: vec![identity.dns_name(linkage)], key }], trust))
-    }
-
-    /// Makes the certificate anew at each third of its life, without a restart.
-    async fn renew(self, tls: ServerTls, soft: tokio_util::sync::CancellationToken) {
-        loop {
-            // No arm holds state across its await.
-            tokio::select! {
-                () = soft.cancelled() => return,
-                () = tokio::time::sleep(RENEW_EVERY) => {}
-            }
-            let renewed = self.keys().and_then(|(keys, trust)| Ok(tls.reload(&keys, trust)?));
-            if let Err(error) = renewed {
-                tracing::error!(error = %ErrorChain(&error), "the certificate was not renewed");
-            }
         }
     }
 }

@@ -4,13 +4,15 @@ use crate::book::Book;
 use crate::config::Limits;
 use crate::fetch;
 use crate::link;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::status;
 use domain::kernel::{Clock, Entropy, GatewayId, Reason, RegionId};
 use proto::exchange::v1::exchange_service_server::ExchangeService;
 use proto::exchange::v1::{FetchRequest, FetchResponse, LinkRequest, LinkResponse};
 use runtime::connections::Peer;
-use runtime::identity::Identity;
+use runtime::identity::{Identity, Owner};
+use runtime::tls::ServerTls;
 use runtime::{OnExit, Tasks};
 use std::sync::Arc;
 use storage::gateway::Store;
@@ -28,9 +30,20 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) store: Store,
     pub(crate) limits: Limits,
+    /// Asked whose certificates are known to be good now.
+    pub(crate) tls: ServerTls,
+    pub(crate) metrics: Metrics,
     pub(crate) tasks: Tasks,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
+}
+
+impl Shared {
+    /// Whether it is not known what a region's authority has revoked since: it then has the alert lane
+    /// alone, which harms least and matters most.
+    pub(crate) fn is_stale(&self, region: &RegionId) -> bool {
+        self.tls.is_stale(&Owner::Region(region.clone()), self.clock.now())
+    }
 }
 
 /// Answers regions.

@@ -1,6 +1,7 @@
 //! Goal: the contract keeps its own rules. Method: read the descriptor that the build carries, with its
 //! comments and options, and collect every fault before failing, so that one run shows them all.
 
+use domain::risk::CATEGORIES;
 use prost::Message;
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, Value};
 use prost_types::{
@@ -223,6 +224,18 @@ fn the_unit_check_finds_a_unit_that_is_missing_on_either_side() {
     assert_eq!(unit_faults("x.wait_ms", "Waits so long.").len(), 1);
     assert_eq!(unit_faults("x.wait_s", "Waits so many milliseconds.").len(), 2);
     assert!(unit_faults("x.wait_ms", "Waits so many milliseconds.").is_empty());
+}
+
+#[test]
+fn the_contract_lists_every_category_where_its_domain_stands() {
+    let comments: BTreeMap<String, String> =
+        files().iter().flat_map(elements).map(|element| (element.place, element.comment)).collect();
+    check(CATEGORIES.iter().filter_map(|category| {
+        let place = format!("wuling.risk.v1.EventDomain.EVENT_DOMAIN_{}", category.domain.name());
+        let mut words = comments[&place].split([' ', ',', '.', '\n']);
+        (!words.any(|word| word == category.code))
+            .then(|| format!("{place}: its comment does not list {}", category.code))
+    }));
 }
 
 #[test]

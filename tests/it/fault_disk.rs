@@ -76,11 +76,11 @@ async fn a_full_disk_refuses_loses_nothing_and_recovers_by_itself() {
 }
 
 /// A small file system.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
     /// `None` where the system lets nobody mount.
-    fn make(path: PathBuf) -> Option<Self> {
+    pub(crate) fn make(path: PathBuf) -> Option<Self> {
         std::fs::create_dir(&path).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs"]).arg(&path);
@@ -92,14 +92,14 @@ impl Mount {
     }
 
     /// Takes all the space that is left.
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut filler = File::create(self.filler()).unwrap();
         for size in [1 << 20, 1 << 12] {
             while filler.write_all(&vec![0; size]).is_ok() {}
         }
     }
 
-    fn empty(&self) {
+    pub(crate) fn empty(&self) {
         std::fs::remove_file(self.filler()).unwrap();
     }
 }

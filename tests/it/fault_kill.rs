@@ -1,143 +1,132 @@
-//! A server is killed twice while 50,000 records queue: the neighbour has all, in stream order, once.
+//! Each of three servers is killed a hundred times under load, by SIGKILL at random moments and by itself
+//! at named points; nothing that was answered is lost, nothing is applied twice, nothing is out of order.
 //!
-//! The oracle is what the phones saw acknowledged and what an officer saw who watched through it all.
+//! The oracle is what phones saw acknowledged (in a flushed log of the harness), what officers saw who
+//! watched through it all, and the stores. Three servers that break a promise prove that it can see.
+//! `cargo xtask kill` runs it longer, or again with the seed that a failure printed.
 
-use crate::harness::{A, AckLog, B, Pusher, Watcher, World, converged, faults, own_records};
-use crate::harness::{pull_all, states, until};
-use cli::phone::Phone;
-use domain::kernel::{RecordId, Role};
-use rusqlite::{Connection, OpenFlags};
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::time::Duration;
+#![expect(clippy::print_stdout, reason = "a run tells its seed and what it went through")]
+
+use crate::harness::{Lane, Victim, binary};
+use domain::kernel::Entropy as _;
+use runtime::clock::SystemEntropy;
+use storage::known_bad::{POINTS, PREFIX, VARIANTS};
 use tokio::time::Instant;
 
-const RECORDS: usize = 50_000;
-const BATCH: usize = 1_000;
-/// How long the gateway is down the first time.
-const DOWN: Duration = Duration::from_secs(60);
-/// How long a region is down each of the two times: a minute in all, as the gateway.
-const REGION_DOWN: Duration = Duration::from_secs(30);
-/// How long everything may take to arrive; a link that failed for a minute may wait for another.
-const ARRIVES: Duration = Duration::from_secs(120);
+/// Times that each server is killed, unless `cargo xtask kill` says otherwise.
+const CYCLES: usize = 100;
+/// Cycles within which a server that breaks a promise must be caught.
+const CONTROL_CYCLES: usize = 20;
+/// From so many cycles on, each named point must have had its turn.
+const CYCLES_MANY: usize = 100;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_arrives_in_order_and_once_when_the_gateway_is_down_and_killed_twice() {
-    let mut load = Load::start().await;
-    let acked = load.pusher.reached(RECORDS / 10, ARRIVES).await;
-    assert!(acked < RECORDS, "the gateway was not killed under load");
-    load.world.gateway.kill();
-    let killed = Instant::now();
-    load.pusher.reached(RECORDS, ARRIVES).await;
-    until("the outage is over", 2 * DOWN, async || killed.elapsed() >= DOWN).await;
-    let queued = load.queued().await;
-    assert!(queued > RECORDS as u64 / 2, "only {queued} records queued");
-
-    load.world.gateway.restart().await;
-    load.watched(RECORDS / 2).await;
-    load.world.gateway.kill();
-    assert!(load.watcher.count() < RECORDS, "the gateway was not killed under load");
-    load.world.gateway.restart().await;
-    load.check().await;
+async fn nothing_is_lost_doubled_or_disordered_when_the_origin_is_killed_a_hundred_times() {
+    survives(Victim::Origin).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_arrives_in_order_and_once_when_the_origin_is_killed_twice() {
-    let mut load = Load::start().await;
-    for reached in [RECORDS / 5, RECORDS * 3 / 5] {
-        let acked = load.pusher.reached(reached, ARRIVES).await;
-        assert!(acked < RECORDS, "the origin was not killed under load");
-        load.world.a.kill();
-        let killed = Instant::now();
-        until("the outage is over", ARRIVES, async || killed.elapsed() >= REGION_DOWN).await;
-        load.world.a.restart().await;
-    }
-    load.check().await;
+async fn nothing_is_lost_doubled_or_disordered_when_the_gateway_is_killed_a_hundred_times() {
+    survives(Victim::Gateway).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_arrives_in_order_and_once_when_the_recipient_is_killed_twice() {
-    let mut load = Load::start().await;
-    for reached in [RECORDS / 10, RECORDS / 2] {
-        load.watched(reached).await;
-        load.world.b.kill();
-        assert!(load.watcher.count() < RECORDS, "the recipient was not killed under load");
-        let killed = Instant::now();
-        until("the outage is over", ARRIVES, async || killed.elapsed() >= REGION_DOWN).await;
-        load.world.b.restart().await;
-    }
-    load.check().await;
+async fn nothing_is_lost_doubled_or_disordered_when_the_recipient_is_killed_a_hundred_times() {
+    survives(Victim::Recipient).await;
 }
 
-/// A world whose phone reports [`RECORDS`] events while the neighbour's officer watches.
-struct Load {
-    world: World,
-    desk_a: Phone,
-    desk_b: Phone,
-    pusher: Pusher,
-    watcher: Watcher,
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_flush_is_caught() {
+    caught(Victim::Origin, "known-bad:answer-before-flush", "P1").await;
+    caught(Victim::Recipient, "known-bad:answer-before-flush", "P1").await;
 }
 
-impl Load {
-    async fn start() -> Self {
-        let world = World::start().await;
-        let phone = world.enrol(A, Role::Patroller, "phone").await;
-        let desk_a = world.enrol(A, Role::DutyOfficer, "desk").await;
-        let desk_b = world.enrol(B, Role::DutyOfficer, "desk").await;
-        let watcher = Watcher::start(desk_b.channel().clone());
-        let pusher = Pusher::start(phone, &world.path("acked.log"), RECORDS / BATCH, BATCH);
-        Self { world, desk_a, desk_b, pusher, watcher }
-    }
-
-    /// Waits until the officer has seen so many.
-    async fn watched(&self, views: usize) {
-        let what = format!("{views} views are seen");
-        until(&what, ARRIVES, async || self.watcher.count() >= views).await;
-    }
-
-    /// Records that the origin has numbered and no gateway has stored.
-    async fn queued(&self) -> u64 {
-        let state = states(self.desk_a.channel()).await.expect("the origin answers");
-        let row = state.streams.iter().max_by_key(|row| row.last_seq).expect("it has streams");
-        row.last_seq - row.stored_seq
-    }
-
-    /// Holds what was acknowledged, what was watched, and what lies in both stores against each other.
-    async fn check(mut self) {
-        self.pusher.finish(ARRIVES).await;
-        let acked = AckLog::read(&self.world.path("acked.log"));
-        assert_eq!(acked.len(), RECORDS);
-        let views = converged(self.desk_a.channel(), self.desk_b.channel(), ARRIVES).await;
-        assert_eq!(views, RECORDS as u64);
-
-        let kept = own_records(&pull_all(self.desk_a.channel()).await);
-        assert_eq!(kept.len(), RECORDS);
-        let kept: BTreeSet<RecordId> = kept.into_iter().collect();
-        assert!(acked.is_subset(&kept), "what was acknowledged is not at the origin");
-
-        until("the officer has seen all", ARRIVES, async || self.watcher.count() >= RECORDS).await;
-        let faults = faults(&acked, &self.watcher.seen());
-        let some = &faults[..faults.len().min(5)];
-        assert!(faults.is_empty(), "{} faults, such as {some:?}", faults.len());
-
-        self.world.stop().await;
-        let store = |data: &str, id: &str| self.world.path(data).join("regions").join(id);
-        check_store(&store("a", A), "record", "SELECT feed_seq FROM record ORDER BY feed_seq");
-        check_store(&store("b", B), "view", "SELECT seq FROM view ORDER BY feed_seq");
-    }
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_by_numbers_that_commit_out_of_order_is_caught() {
+    caught(Victim::Recipient, "known-bad:id-cursor-poller", "P4").await;
 }
 
-/// Counts in the store itself: as many rows as records, one each, in order.
-fn check_store(region: &Path, table: &str, in_order: &str) {
-    let path = region.join("store.sqlite");
-    let store = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    let count = format!("SELECT COUNT(*), COUNT(DISTINCT record_id) FROM {table}");
-    let counts: (i64, i64) =
-        store.query_row(&count, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-    let records = i64::try_from(RECORDS).unwrap();
-    assert_eq!(counts, (records, records), "rows and records in {table}");
-    let mut statement = store.prepare(in_order).unwrap();
-    let numbers: Vec<i64> =
-        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    assert!(numbers.is_sorted_by(|a, b| a < b), "{table} is out of order");
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dedupe_that_forgets_is_caught() {
+    caught(Victim::Recipient, "known-bad:dedupe-that-forgets", "P3").await;
+}
+
+/// Kills a good server over and over; all promises hold after each time and in the end.
+async fn survives(victim: Victim) {
+    let cycles =
+        asked("WULING_KILL_CYCLES").map_or(CYCLES, |cycles| usize::try_from(cycles).unwrap());
+    let (seed, began) = (seed(), Instant::now());
+    let mut lane = Lane::start(victim, None, seed).await;
+    for cycle in 1..=cycles {
+        let faults = lane.cycle().await;
+        assert!(faults.is_empty(), "{}", told(&faults, victim, cycle, seed));
+    }
+    let faults = lane.finish().await;
+    println!("{cycles} cycles in {:?}, seed {seed}: {}", began.elapsed(), lane.report());
+    assert!(faults.is_empty(), "{}", told(&faults, victim, cycles, seed));
+    let missed = victim.points().iter().filter(|point| !lane.deaths.contains_key(*point));
+    let missed: Vec<_> = missed.collect();
+    assert!(cycles < CYCLES_MANY || missed.is_empty(), "nothing died at {missed:?}");
+}
+
+/// Kills a bad server until the checker says that it breaks this promise.
+async fn caught(victim: Victim, variant: &'static str, promise: &str) {
+    let (seed, began) = (seed(), Instant::now());
+    let mut lane = Lane::start(victim, Some(variant), seed).await;
+    let mut others = Vec::new();
+    for cycle in 1..=CONTROL_CYCLES {
+        let faults = lane.cycle().await;
+        if let Some(fault) = faults.iter().find(|fault| fault.starts_with(promise)) {
+            let took = began.elapsed();
+            println!("{variant} at {victim:?}: caught after {cycle} cycles in {took:?}: {fault}");
+            return;
+        }
+        others.extend(faults);
+    }
+    panic!("{variant} was not caught: {}", told(&others, victim, CONTROL_CYCLES, seed));
+}
+
+/// The first faults, and how to see them again.
+fn told(faults: &[String], victim: Victim, cycle: usize, seed: u64) -> String {
+    let some = faults[..faults.len().min(5)].join("\n");
+    let again = format!("cargo xtask kill --cycles {cycle} --seed {seed}");
+    format!("{victim:?}, cycle {cycle}: {} faults:\n{some}\nagain: {again}", faults.len())
+}
+
+/// The seed asked for, or a fresh one.
+fn seed() -> u64 {
+    let seed = asked("WULING_KILL_SEED").unwrap_or_else(|| {
+        let mut drawn = [0; 4];
+        SystemEntropy.fill(&mut drawn);
+        u32::from_be_bytes(drawn).into()
+    });
+    println!("seed {seed}");
+    seed
+}
+
+/// What `cargo xtask kill` asks for; a test takes no flags of ours.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "set by `cargo xtask kill` alone, for this test alone"
+)]
+fn asked(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap())
+}
+
+/// The control of the check that releases hold none of it (`cargo xtask ci` does that).
+#[test]
+fn the_programs_under_test_hold_the_known_bad_behaviour_by_the_names_a_release_is_searched_for() {
+    let variants = VARIANTS.iter().map(|(name, _)| *name);
+    let points = POINTS.iter().map(|(name, _)| *name);
+    let names: Vec<&str> = variants.chain(points).collect();
+    for program in ["wuling-region", "wuling-gateway"] {
+        let bytes = std::fs::read(binary(program)).unwrap();
+        for name in &names {
+            assert!(name.starts_with(PREFIX), "{name} is not searched for");
+            let found = bytes.windows(name.len()).any(|window| window == name.as_bytes());
+            assert!(found, "{program} does not hold {name}");
+        }
+    }
+    let search = include_str!("../../deploy/xtask/src/kill.rs");
+    assert!(search.contains(&format!("b\"{PREFIX}\"")), "releases are searched for something else");
 }

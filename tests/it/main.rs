@@ -2,12 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod certificates;
 mod contract;
+mod doors;
 mod fault_canary;
 mod fault_disk;
 mod fault_kill;
+mod fault_outage;
+mod foreign_python;
 mod harness;
+mod hostile;
+mod limits;
+mod log_canary;
 mod main_job;
+mod malformed;
+mod metrics;
+mod otlp;
+mod revocation;
 mod sample_configs;
+mod simulation;
 mod start;
 mod tidy;

@@ -613,6 +613,23 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+#[test]
+fn every_test_that_the_table_of_promises_names_is_there() {
+    let table = std::fs::read_to_string(root().join("tests/promises.md")).unwrap();
+    let mut missing = Vec::new();
+    let mut named = 0;
+    for quoted in table.split('`').skip(1).step_by(2) {
+        let Some((file, test)) = quoted.split_once(".rs::") else { continue };
+        named += 1;
+        let text = std::fs::read_to_string(root().join(format!("{file}.rs"))).unwrap_or_default();
+        if !text.contains(&format!("fn {test}()")) {
+            missing.push(quoted.to_owned());
+        }
+    }
+    assert!(named > 20, "only {named} tests are named: is the table still read?");
+    assert_clean("promises without their tests", &missing);
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies below the root").into()
 }

@@ -8,7 +8,9 @@
 #![expect(clippy::print_stderr, reason = "a runner says what it runs")]
 
 mod check;
+mod kill;
 mod proto;
+mod sim;
 mod step;
 
 use anyhow::Result;
@@ -22,6 +24,10 @@ cargo xtask test [--fast]  every test; --fast leaves out those with `fault` in t
 cargo xtask proto          makes proto/src/gen from proto/wuling
 cargo xtask db             migrations from empty to latest, and every SQL text prepared
 cargo xtask demo [ARGS]    `wuling demo ARGS`
+cargo xtask kill [--cycles N] [--seed N]
+                           kills each server so often, 1,000 times unless told; repeats a failure by its seed
+cargo xtask sim --seed N [--mode safety|liveness] [--days D] [--trace]
+                           runs the simulation with this seed again
 cargo xtask ci             check, build, test and the demo's own check, with the seconds of each";
 
 fn main() -> ExitCode {
@@ -34,7 +40,9 @@ fn main() -> ExitCode {
         ["proto"] => proto::generate(),
         ["db"] => db(),
         ["demo", ref arguments @ ..] => return demo(arguments),
-        ["ci"] => run_all(&[&check::STEPS[..], &[BUILD, TEST, DEMO_CHECK]].concat()),
+        ["kill", ref arguments @ ..] => kill::kill(arguments),
+        ["sim", ref arguments @ ..] => sim::sim(arguments),
+        ["ci"] => run_all(&[&check::STEPS[..], &[BUILD, FREE, TEST, DEMO_CHECK]].concat()),
         ["help"] => {
             eprintln!("{WORDS}");
             Ok(())
@@ -52,6 +60,8 @@ fn main() -> ExitCode {
 
 /// The programs, which end-to-end tests start as processes of their own.
 const BUILD: Step = ("build", || run(&mut cargo(&["build"])));
+/// What was just built has the features of a release.
+const FREE: Step = ("free of known-bad behaviour", kill::verify_free);
 const TEST: Step = ("test", || run(&mut cargo(&["test", "--workspace"])));
 const TEST_FAST: Step =
     ("test --fast", || run(&mut cargo(&["test", "--workspace", "--", "--skip", "fault"])));

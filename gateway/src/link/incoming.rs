@@ -29,6 +29,7 @@ pub(super) enum Written {
     Segment {
         stream: StreamId,
         before: Position,
+        after: u64,
         bytes: usize,
         outcome: Result<SegmentVerdict, WriteError>,
     },
@@ -116,10 +117,10 @@ impl Link<'_> {
 
     pub(super) fn written(&mut self, written: Written) {
         match written {
-            Written::Segment { stream, before, bytes, outcome } => {
+            Written::Segment { stream, before, after, bytes, outcome } => {
                 self.consumed(stream.lane, bytes);
                 match outcome {
-                    Ok(verdict) => self.verdict(stream, before, verdict),
+                    Ok(verdict) => self.verdict(stream, before, after, verdict),
                     Err(error) => self.unwritten(error),
                 }
             }
@@ -130,15 +131,15 @@ impl Link<'_> {
         }
     }
 
-    fn verdict(&mut self, stream: StreamId, before: Position, verdict: SegmentVerdict) {
+    fn verdict(&mut self, stream: StreamId, before: Position, after: u64, verdict: SegmentVerdict) {
         match verdict {
             SegmentVerdict::Stored(last) | SegmentVerdict::Known(last) => {
                 self.asked.remove(&stream);
                 self.outbox.stored(stream, last);
             }
-            SegmentVerdict::Apart(last) if before.seq > last.seq => {
-                self.ask_again(stream, last.seq)
-            }
+            // Beyond a hole, or across the end: what was under way on an earlier link has been stored
+            // meanwhile, and the rest must come in another cut.
+            SegmentVerdict::Apart(last) if after > last.seq => self.ask_again(stream, last.seq),
             // A refill that joins on nowhere; who lacks it asks again.
             SegmentVerdict::Apart(_) => {}
             SegmentVerdict::Forked(last) => {
@@ -269,6 +270,7 @@ impl Link<'_> {
             detail,
             "refused"
         );
+        self.shared.metrics.refused(*reason);
         self.outbox.refuse(*reason, stream.as_ref(), detail);
         let kind = reason.kind();
         if matches!(kind, ReasonKind::Invalid | ReasonKind::Unauthenticated | ReasonKind::Forbidden)
@@ -283,8 +285,15 @@ impl Link<'_> {
 
 /// Writes a segment, for as long as the disk is full again and again: its credit is not given back
 /// meanwhile, which is how the sender learns of it.
+#[tracing::instrument(
+    name = "gateway.store",
+    level = "debug",
+    parent = None,
+    skip_all,
+    fields(peer.id = %write.stream.origin, after = write.before.seq)
+)]
 async fn store_segment(store: Store, write: SegmentWrite, bytes: usize) -> Written {
-    let (stream, before) = (write.stream.clone(), write.before);
+    let (stream, before, after) = (write.stream.clone(), write.before, write.after.seq);
     let outcome = loop {
         match store.store(vec![write.clone()]).await {
             Ok(verdicts) => break verdicts.first().copied().ok_or(WriteError::Refused),
@@ -292,7 +301,7 @@ async fn store_segment(store: Store, write: SegmentWrite, bytes: usize) -> Writt
             Err(error) => break Err(error),
         }
     };
-    Written::Segment { stream, before, bytes, outcome }
+    Written::Segment { stream, before, after, bytes, outcome }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -21,7 +21,8 @@ fn piece(lane: Lane, offset: u32, bytes: usize) -> Request {
 async fn a_silent_peer_is_given_up_and_one_that_answers_pings_is_not() {
     let world = World::new();
     let mut config = world.config();
-    (config.limits.ping_interval_ms, config.limits.dead_after_ms) = (50, 400);
+    let limits = &mut config.limits.peer;
+    (limits.stream_keepalive_ms, limits.stream_idle_ms) = (50, 400);
     let serving = world.serve_with(config).await;
     let mut silent = world.link(serving.addr, "a", &[]).await;
     let mut living = world.link(serving.addr, "b", &[]).await;

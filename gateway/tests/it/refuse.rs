@@ -238,3 +238,21 @@ async fn a_piece_of_another_lane_and_a_second_hello_end_the_link() {
     assert_eq!(link.fatal().await, Reason::ProtocolViolation);
     serving.stop().await;
 }
+
+#[tokio::test]
+async fn a_segment_across_the_end_of_what_is_stored_is_asked_for_in_another_cut() {
+    let world = World::new();
+    let serving = world.serve().await;
+    let (agreement, signed) = world.agree(&["a", "b"]);
+    let mut writer = Writer::new(&world, "a", agreement, &["a", "b"], Lane::Routine);
+    let first = writer.write(2, 100);
+    writer.write(1, 100);
+    let mut link = world.link(serving.addr, "a", &[]).await;
+    link.send(Request::Agreement(signed)).await;
+    link.store(&writer.stream, &first).await;
+    // Cut when the welcome still said 1, because 2 was being stored for an earlier link.
+    link.segment(Lane::Routine, &writer.seal(2, 3)).await;
+    assert_eq!(link.want(&writer.stream).await, (3, 0));
+    link.store(&writer.stream, &writer.seal(3, 3)).await;
+    serving.stop().await;
+}

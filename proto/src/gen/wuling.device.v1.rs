@@ -5,7 +5,7 @@ pub struct EnrolRequest {
     /// Region that issued the code, slug of 1 to 63 bytes.
     #[prost(string, tag = "1")]
     pub region_id: ::prost::alloc::string::String,
-    /// The code, 16 to 64 characters, single use, good for 15 minutes.
+    /// The `code` of the text that was shown, 16 to 64 characters, single use, good for 15 minutes.
     #[prost(string, tag = "2")]
     pub code: ::prost::alloc::string::String,
     /// PKCS#10 request in DER, at most 4 KiB, with a P-256 key; its subject is not used.
@@ -24,7 +24,7 @@ pub struct EnrolResponse {
     /// Role that the code was issued for.
     #[prost(enumeration = "super::super::kernel::v1::Role", tag = "2")]
     pub role: i32,
-    /// Certificate chain in DER, leaf first.
+    /// Certificate chain in DER, leaf first, the region's authority last. Show it in handshakes.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub certificate_chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     /// When the certificate ends.
@@ -63,13 +63,13 @@ pub struct Batch {
 /// One change by a phone, applied once, however often sent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Operation {
-    /// UUIDv7 minted by the phone, 16 bytes; AIP-155 request id.
+    /// UUIDv7 minted by the phone, 16 bytes; AIP-155 request id. Never use one for another change.
     #[prost(bytes = "bytes", tag = "1")]
     pub operation_id: ::prost::bytes::Bytes,
     /// The record it makes or changes, UUIDv7, 16 bytes.
     #[prost(bytes = "bytes", tag = "2")]
     pub record_id: ::prost::bytes::Bytes,
-    /// Operations that must be applied before, at most 8 of 16 bytes.
+    /// Ids of operations that must be applied before, at most 8 of 16 bytes. They may come later.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub parent_ids: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     /// Revision the phone saw; absent when it makes the record or rests on its own unsent change.
@@ -81,7 +81,7 @@ pub struct Operation {
     /// When it was written down, by the device's clock.
     #[prost(message, optional, tag = "6")]
     pub record_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Counts the device's operations from 1.
+    /// Counts the device's operations from 1, as they were written down.
     #[prost(uint64, tag = "7")]
     pub device_seq: u64,
     /// Code of the unit that writes, 0 to 64 bytes.
@@ -108,19 +108,19 @@ pub mod operation {
     /// What is done; exactly one.
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Change {
-        /// Opens a shift.
+        /// Opens a shift. For shift leads, dispatchers and duty officers.
         #[prost(message, tag = "20")]
         OpenShift(super::super::super::patrol::v1::Shift),
         /// Changes a shift.
         #[prost(message, tag = "21")]
         ShiftTransition(super::ShiftTransition),
-        /// Plans a patrol.
+        /// Plans a patrol. For all roles but verifiers and administrators, as are events.
         #[prost(message, tag = "22")]
         PlanPatrol(super::super::super::patrol::v1::Patrol),
         /// Changes a patrol.
         #[prost(message, tag = "23")]
         PatrolTransition(super::PatrolTransition),
-        /// Checks in.
+        /// Checks in. For grid workers, patrollers and shift leads, as are the next two.
         #[prost(message, tag = "24")]
         CheckIn(super::super::super::patrol::v1::CheckIn),
         /// Hands in positions.
@@ -135,7 +135,7 @@ pub mod operation {
         /// Changes an event.
         #[prost(message, tag = "28")]
         EventTransition(super::EventTransition),
-        /// Calls for help.
+        /// Calls for help. For every role.
         #[prost(message, tag = "29")]
         RaiseSos(super::super::super::patrol::v1::SosAlert),
         /// Answers a call for help.
@@ -189,7 +189,7 @@ pub struct SosTransition {
 /// What is wrong with a field.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FieldViolation {
-    /// Path of the field, 1 to 256 bytes.
+    /// Path of the field within the operation in proto names, such as `report_event.text`, 1 to 256 bytes.
     #[prost(string, tag = "1")]
     pub field: ::prost::alloc::string::String,
     /// What is wrong and what to do, in English, 1 to 512 bytes.
@@ -208,10 +208,10 @@ pub struct OperationResult {
     /// Revision the record has now, where it exists.
     #[prost(message, optional, tag = "3")]
     pub revision: ::core::option::Option<super::super::kernel::v1::Revision>,
-    /// Why, unless APPLIED or DUPLICATE.
+    /// Why, with CONFLICT and REJECTED.
     #[prost(enumeration = "super::super::kernel::v1::ErrorReason", tag = "4")]
     pub reason: i32,
-    /// What is wrong, where it is a field; at most 16.
+    /// What is wrong, where it is a field; at most 16. May be told the first time only.
     #[prost(message, repeated, tag = "5")]
     pub field_violations: ::prost::alloc::vec::Vec<FieldViolation>,
     /// With CONFLICT, the record as it is now.
@@ -282,7 +282,7 @@ pub mod change {
     /// What changed.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Subject {
-        /// A record of this region.
+        /// A record of this region; revisions that were replaced meanwhile may be left out.
         #[prost(message, tag = "2")]
         Record(super::super::super::kernel::v1::Record),
         /// A view of a neighbour's record.
@@ -319,7 +319,7 @@ pub struct Withdrawal {
 /// Reads a page of changes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PullRequest {
-    /// Where to go on.
+    /// Where to go on; absent at the start.
     #[prost(message, optional, tag = "1")]
     pub cursor: ::core::option::Option<Cursor>,
     /// Most changes to return, 1 to 1,000; 0 means 200.
@@ -335,20 +335,20 @@ pub struct PullRequest {
 /// A page of changes.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PullResponse {
-    /// The changes, oldest first.
+    /// The changes, oldest first; may be none although there is more.
     #[prost(message, repeated, tag = "1")]
     pub changes: ::prost::alloc::vec::Vec<Change>,
     /// Where to go on.
     #[prost(message, optional, tag = "2")]
     pub next_cursor: ::core::option::Option<Cursor>,
-    /// There is more.
+    /// There is more: pull again from `next_cursor`.
     #[prost(bool, tag = "3")]
     pub more: bool,
 }
 /// Reads changes as they come.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
-    /// Where to go on.
+    /// Where to go on; absent at the start.
     #[prost(message, optional, tag = "1")]
     pub cursor: ::core::option::Option<Cursor>,
     /// Why.
@@ -411,7 +411,7 @@ pub mod sync_response {
         Watch(super::WatchResponse),
     }
 }
-/// What became of an operation.
+/// What became of an operation, as it stood when its turn came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Outcome {
@@ -421,11 +421,13 @@ pub enum Outcome {
     Applied = 1,
     /// Was on disk before.
     Duplicate = 2,
-    /// The record has moved on; the present revision is with it.
+    /// The record has moved on; the present revision is with it. Nothing is kept: a person decides whether
+    /// to send the operation again, under its id, on that revision, or to drop it.
     Conflict = 3,
-    /// Refused for good; the reason is with it.
+    /// Refused for good; the reason is with it. What is corrected is another operation, with another id.
     Rejected = 4,
-    /// On disk, waiting for its parents.
+    /// On disk, waiting for its parents. It follows them by itself, in the call that brings them too; sent
+    /// again, it is then a DUPLICATE.
     Held = 5,
     /// On disk, waiting for an officer.
     Quarantined = 6,
@@ -473,6 +475,11 @@ pub mod device_service_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// The phone's door. A phone keeps an operation until APPLIED, DUPLICATE or REJECTED.
+    ///
+    /// It is reached by gRPC over TLS 1.3. The server's certificate is for `<region>.region.<linkage>.internal`,
+    /// a name that is in no DNS: expect it, and send it as server name (SNI), by which a server of many
+    /// regions chooses. The one root to trust is the region's own authority, which stands behind the server's
+    /// certificate in the handshake and whose SHA-256 is in the enrolment code.
     #[derive(Debug, Clone)]
     pub struct DeviceServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -554,6 +561,11 @@ pub mod device_service_client {
             self
         }
         /// Trades an enrolment code for a certificate of 30 days. Needs no certificate.
+        ///
+        /// The code is shown as `wuling:enrol?linkage=L&region=R&endpoint=HOST:PORT&ca=HEX&code=C`, each field
+        /// once, in any order, nothing escaped; leave alone what you do not know. `ca` is the SHA-256, in
+        /// lower-case hex, of the authority's certificate in DER. Take that certificate out of the chain of a
+        /// first handshake, and hang up where it is not there; then call with it as the only root.
         pub async fn enrol(
             &mut self,
             request: impl tonic::IntoRequest<super::EnrolRequest>,
@@ -576,6 +588,10 @@ pub mod device_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Hands in operations. Needs no certificate: the batch carries the device's signature.
+        ///
+        /// The call is refused, and nothing kept, where the batch as a whole is wrong: signature, device, size.
+        /// Otherwise each operation has a result of its own. Where no answer came, send the same operations
+        /// again, in the same batch or another.
         pub async fn push(
             &mut self,
             request: impl tonic::IntoRequest<super::PushRequest>,
@@ -597,7 +613,7 @@ pub mod device_service_client {
                 .insert(GrpcMethod::new("wuling.device.v1.DeviceService", "Push"));
             self.inner.unary(req, path, codec).await
         }
-        /// Reads changes after a cursor, a page at a time.
+        /// Reads changes after a cursor, a page at a time. Needs the device's certificate, as do the next two.
         pub async fn pull(
             &mut self,
             request: impl tonic::IntoRequest<super::PullRequest>,
@@ -644,7 +660,7 @@ pub mod device_service_client {
                 .insert(GrpcMethod::new("wuling.device.v1.DeviceService", "Watch"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Push and Watch on one stream; every push is answered in turn.
+        /// Push and Watch on one stream; every push is answered in turn. A refusal ends the stream.
         pub async fn sync(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::SyncRequest>,
@@ -686,16 +702,25 @@ pub mod device_service_server {
     #[async_trait]
     pub trait DeviceService: std::marker::Send + std::marker::Sync + 'static {
         /// Trades an enrolment code for a certificate of 30 days. Needs no certificate.
+        ///
+        /// The code is shown as `wuling:enrol?linkage=L&region=R&endpoint=HOST:PORT&ca=HEX&code=C`, each field
+        /// once, in any order, nothing escaped; leave alone what you do not know. `ca` is the SHA-256, in
+        /// lower-case hex, of the authority's certificate in DER. Take that certificate out of the chain of a
+        /// first handshake, and hang up where it is not there; then call with it as the only root.
         async fn enrol(
             &self,
             request: tonic::Request<super::EnrolRequest>,
         ) -> std::result::Result<tonic::Response<super::EnrolResponse>, tonic::Status>;
         /// Hands in operations. Needs no certificate: the batch carries the device's signature.
+        ///
+        /// The call is refused, and nothing kept, where the batch as a whole is wrong: signature, device, size.
+        /// Otherwise each operation has a result of its own. Where no answer came, send the same operations
+        /// again, in the same batch or another.
         async fn push(
             &self,
             request: tonic::Request<super::PushRequest>,
         ) -> std::result::Result<tonic::Response<super::PushResponse>, tonic::Status>;
-        /// Reads changes after a cursor, a page at a time.
+        /// Reads changes after a cursor, a page at a time. Needs the device's certificate, as do the next two.
         async fn pull(
             &self,
             request: tonic::Request<super::PullRequest>,
@@ -717,13 +742,18 @@ pub mod device_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Push and Watch on one stream; every push is answered in turn.
+        /// Push and Watch on one stream; every push is answered in turn. A refusal ends the stream.
         async fn sync(
             &self,
             request: tonic::Request<tonic::Streaming<super::SyncRequest>>,
         ) -> std::result::Result<tonic::Response<Self::SyncStream>, tonic::Status>;
     }
     /// The phone's door. A phone keeps an operation until APPLIED, DUPLICATE or REJECTED.
+    ///
+    /// It is reached by gRPC over TLS 1.3. The server's certificate is for `<region>.region.<linkage>.internal`,
+    /// a name that is in no DNS: expect it, and send it as server name (SNI), by which a server of many
+    /// regions chooses. The one root to trust is the region's own authority, which stands behind the server's
+    /// certificate in the handshake and whose SHA-256 is in the enrolment code.
     #[derive(Debug)]
     pub struct DeviceServiceServer<T> {
         inner: Arc<T>,

@@ -587,7 +587,11 @@ impl RetentionClass {
     }
 }
 /// Why a call, an operation or an entry was refused. Sent as `google.rpc.ErrorInfo.reason` without the
-/// prefix, domain `wuling`, beside a `google.rpc.LocalizedMessage` in Chinese and English.
+/// prefix `ERROR_REASON_`, domain `wuling`, beside a `google.rpc.LocalizedMessage` for people; a region's
+/// holds Chinese and English in one text, `/` between them. Decide by the reason, never by a text.
+/// `google.rpc.BadRequest` names the fields. `google.rpc.RetryInfo` says when to send the same again;
+/// without it, change the request first. A status without details is not of this contract: the server is
+/// out of reach, or the transport refused the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ErrorReason {
@@ -613,13 +617,14 @@ pub enum ErrorReason {
     RecordNotFound = 9,
     /// The record has moved on since the revision the caller names.
     RevisionStale = 10,
-    /// The record's state does not allow the verb.
+    /// The record's state does not allow the verb, whatever the role.
     StateForbidsVerb = 11,
     /// The operation id was used before for another change.
     OperationIdReused = 12,
     /// Free text holds an identity number, mobile number, plate or bank card.
     TextNamesPerson = 13,
-    /// The batch or page is larger than its limit.
+    /// The batch or page is larger than its limit: send less. A message beyond the transport's own limit is
+    /// refused by the transport, without details.
     LimitExceeded = 14,
     /// The cursor is of another epoch: start again from an empty cursor.
     EpochChanged = 15,
@@ -629,7 +634,7 @@ pub enum ErrorReason {
     StorageUnavailable = 17,
     /// The server is stopping or overloaded; try again.
     ServerBusy = 18,
-    /// Internal error; the request id is in the metadata.
+    /// Internal error. Where ErrorInfo.metadata holds a `request_id`, the server's log holds it too.
     Internal = 19,
     /// The region is not hosted here.
     RegionUnknown = 20,

@@ -161,7 +161,7 @@ pub struct Observation {
     /// The patrol, UUIDv7, 16 bytes; empty outside a patrol.
     #[prost(bytes = "bytes", tag = "1")]
     pub patrol_id: ::prost::bytes::Bytes,
-    /// Category code (DOMAIN 8.9), 1 to 32 bytes.
+    /// Category code, one of those that risk.v1.EventDomain lists for any domain but DISPUTE, 1 to 32 bytes.
     #[prost(string, tag = "2")]
     pub category: ::prost::alloc::string::String,
     /// What was seen, 0 to 2,000 bytes; the guard refuses what names a person.

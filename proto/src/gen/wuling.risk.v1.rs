@@ -5,7 +5,7 @@ pub struct Event {
     /// Part of the work.
     #[prost(enumeration = "EventDomain", tag = "1")]
     pub domain: i32,
-    /// Category code (DOMAIN 8.4 for disputes, 8.9 for the rest), 1 to 32 bytes.
+    /// Category code, one of those that EventDomain lists for the domain, 1 to 32 bytes.
     #[prost(string, tag = "2")]
     pub category: ::prost::alloc::string::String,
     /// Class of emergency, where it is one.
@@ -32,7 +32,7 @@ pub struct Event {
     /// Needs handling within hours.
     #[prost(bool, tag = "10")]
     pub urgent: bool,
-    /// When the present state must be over.
+    /// When the present state must be over; where absent, set by the server's rules.
     #[prost(message, optional, tag = "11")]
     pub deadline_time: ::core::option::Option<::prost_types::Timestamp>,
     /// Output only.
@@ -45,23 +45,26 @@ pub struct Event {
     #[prost(bytes = "bytes", tag = "14")]
     pub observation_id: ::prost::bytes::Bytes,
 }
-/// Which part of the work an event belongs to.
+/// Which part of the work an event belongs to, and the categories of each part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum EventDomain {
     /// Refused.
     Unspecified = 0,
-    /// 治安.
+    /// 治安. Categories: THEFT_PATTERN, PUBLIC_ORDER, FRAUD_PATTERN, ROAD_LINE, SCHOOL_SURROUND.
     Security = 1,
-    /// 安全.
+    /// 安全. Categories: GEOLOGICAL, FLASH_FLOOD, FOREST_FIRE, FIRE_SAFETY, ROAD_TRAFFIC, CONSTRUCTION,
+    /// GAS_POWER, HAZMAT, WATER_DROWNING, FOOD_DRUG, ANIMAL_DISEASE.
     Safety = 2,
-    /// 矛盾纠纷; kinds and counts only.
+    /// 矛盾纠纷; kinds and counts only. Categories: FAMILY, NEIGHBOUR, LAND_FOREST_WATER, BOUNDARY,
+    /// HOUSING_PROPERTY, LABOUR, WAGES, CONTRACT, CONSUMER, TRAFFIC, MEDICAL, LAND_TAKING, ENVIRONMENT,
+    /// SCHOOL, OTHER.
     Dispute = 3,
-    /// 环境.
+    /// 环境. Categories: RIVER_FOUR_DISORDERS, FOREST_DAMAGE, POLLUTION, POACHING.
     Environment = 4,
-    /// 设施.
+    /// 设施. Categories: STREETLIGHT, ROAD_DAMAGE, BOUNDARY_MARKER, MANHOLE.
     Facility = 5,
-    /// 服务.
+    /// 服务. Categories: HALL_REQUEST, HELP.
     Service = 6,
 }
 impl EventDomain {

@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use cli::demo;
 use cli::linkage::{self, RegionSpec, Terms};
 use cli::phone::{self, Phone};
+use cli::{bench, demo};
 use device::Draft;
 use domain::agreement::{AgreementForm, Clause, Grant, Release};
 use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
@@ -43,6 +43,8 @@ impl Flags {
 enum Word {
     /// Shows the main job: a linkage in one process, a link cut and healed, a verdict 演示
     Demo(Demo),
+    /// Measures this program on this machine 测速
+    Bench(Bench),
     /// The linkage's authority 联动管理机构
     #[command(subcommand)]
     Authority(AuthorityWord),
@@ -71,6 +73,31 @@ struct Demo {
     #[arg(long)]
     serve: bool,
     /// Empty or new folder for the demo's files; without it a scratch folder that is removed
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Bench {
+    /// What to measure
+    #[arg(value_enum)]
+    suite: bench::Suite,
+    /// One line of JSON a case instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Times each case is run; figures are medians
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Records of a streamed case
+    #[arg(long, default_value_t = 400_000)]
+    records: usize,
+    /// Records that wait in the case `catchup`
+    #[arg(long, default_value_t = 1_000_000)]
+    backlog: usize,
+    /// Only this case of `pipeline`; may be given again
+    #[arg(long = "case")]
+    cases: Vec<String>,
+    /// Folder on the disk to be measured; without it the system's scratch folder
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
@@ -274,6 +301,10 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
     match flags.word {
         Word::Demo(Demo { check: _, json, serve, data }) => {
             return demo::run(demo::Options { json, serve, data }).await;
+        }
+        Word::Bench(Bench { suite, json, rounds, records, backlog, cases, data }) => {
+            let options = bench::Options { json, rounds, records, backlog, cases, data };
+            return bench::run(suite, options).await;
         }
         Word::Authority(word) => authority(word)?,
         Word::Region(word) => region(word).await?,

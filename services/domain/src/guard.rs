@@ -38,8 +38,16 @@ impl What {
     }
 }
 
+/// Letters and digits that the shortest of all holds: a plate without its province.
+const SHORTEST: usize = 5;
+
 /// The first thing in the text that names a person.
 pub fn find(text: &str) -> Option<Finding> {
+    // Most texts hold few letters and digits, or none. The full-width ones all begin with this byte.
+    let letters = text.bytes().filter(|byte| byte.is_ascii_alphanumeric() || *byte == 0xEF);
+    if letters.count() < SHORTEST {
+        return None;
+    }
     let words = words(text);
     let number = find_number(&numbers(&words));
     let plate = find_plate(&words);

@@ -1,12 +1,14 @@
 //! Reads a range of a stream from the store and seals it.
 
 use crate::book::Book;
+use crate::link::Exchange;
 use crate::send::Ready;
 use domain::kernel::{Entropy, Timestamp};
 use domain::stream::{Position, StreamId};
 use seal::segment::{ENTRIES_PER_SEGMENT_MAX, Range, SEGMENT_CUT_BYTES, SaltedEntry, SealError};
+use std::sync::Arc;
 use storage::ReadError;
-use storage::region::{OutboxEntry, Store};
+use storage::region::OutboxEntry;
 
 /// Why a range was not sealed.
 #[derive(Debug, thiserror::Error)]
@@ -20,31 +22,52 @@ pub enum CutError {
     /// The agreement or one of its parties is not known here any more.
     #[error("the agreement or a party of it is not known")]
     AgreementUnknown,
+    /// The server stops.
+    #[error("the server stops")]
+    Stopped,
     /// The store holds fewer entries than it said.
     #[error("the outbox ends before the range does")]
     Short,
 }
 
-/// Seals the entries after `after`: all there are, up to the limits of a segment, and no further than
-/// `to_seq` unless that is 0.
+/// Entries from which a range is sealed on a thread of its own: it takes longer than a hop there.
+const ENTRIES_SEALED_INLINE_MAX: usize = 64;
+
+/// Seals the entries after `after`: all there are, up to the limits of a segment. Those that are new
+/// (`to_seq` 0) go at most `entries_per_segment_max` at a time, a range that was asked for to its end.
 ///
 /// # Errors
 /// When the store cannot be read or the range cannot be sealed.
-pub async fn cut(
-    store: &Store,
-    book: &Book,
+#[tracing::instrument(
+    name = "exchange.cut",
+    level = "debug",
+    parent = None,
+    skip_all,
+    fields(agreement.id = %stream.agreement, stream.lane = stream.lane.name(), after)
+)]
+pub(crate) async fn cut(
+    link: &Exchange,
     stream: &StreamId,
     after: u64,
     to_seq: u64,
-    entropy: &dyn Entropy,
 ) -> Result<Ready, CutError> {
-    let room = if to_seq == 0 { u64::MAX } else { to_seq.saturating_sub(after) };
-    let limit = u32::try_from(room.min(ENTRIES_PER_SEGMENT_MAX as u64)).unwrap_or(1);
-    let h = store.find_outbox_hash(stream, after).await?.ok_or(CutError::Short)?;
-    let mut rows = store.list_outbox(stream, after, limit).await?;
-    let fits = within(&rows);
-    rows.truncate(fits);
-    seal_rows(book, stream, Position { seq: after, h }, rows, entropy)
+    let most = ENTRIES_PER_SEGMENT_MAX as u64;
+    let room = if to_seq == 0 {
+        u64::from(link.entries_per_segment_max)
+    } else {
+        to_seq.saturating_sub(after)
+    };
+    let limit = u32::try_from(room.min(most)).unwrap_or(1);
+    let h = link.store.find_outbox_hash(stream, after).await?.ok_or(CutError::Short)?;
+    let before = Position { seq: after, h };
+    let rows = link.store.list_outbox(stream, after, limit).await?;
+    if rows.len() <= ENTRIES_SEALED_INLINE_MAX {
+        return seal_rows(&link.book, stream, before, rows, link.entropy.as_ref());
+    }
+    let (book, entropy) = (Arc::clone(&link.book), Arc::clone(&link.entropy));
+    let stream = stream.clone();
+    let work = move || seal_rows(&book, &stream, before, rows, entropy.as_ref());
+    link.tasks.blocking("exchange.seal", work).await.unwrap_or(Err(CutError::Stopped))
 }
 
 /// How many of the rows fit into one segment: at least one, up to the cut size.
@@ -59,13 +82,19 @@ fn within(rows: &[OutboxEntry]) -> usize {
         .count()
 }
 
-fn seal_rows(
+/// Seals the rows after `before`, as many as fit into one segment. Pure.
+///
+/// # Errors
+/// When there is none, or the range cannot be sealed.
+pub fn seal_rows(
     book: &Book,
     stream: &StreamId,
     before: Position,
-    rows: Vec<OutboxEntry>,
+    mut rows: Vec<OutboxEntry>,
     entropy: &dyn Entropy,
 ) -> Result<Ready, CutError> {
+    let fits = within(&rows);
+    rows.truncate(fits);
     let agreement =
         book.agreement(stream.agreement, stream.version).ok_or(CutError::AgreementUnknown)?;
     let parties = book.sealing_keys(agreement).ok_or(CutError::AgreementUnknown)?;
@@ -78,6 +107,8 @@ fn seal_rows(
     }
     let range = Range { stream, before, entries: &entries, expires_at };
     let sealed = seal::segment::seal(range, &book.signing, &parties, entropy)?;
+    #[cfg(feature = "known-bad")]
+    storage::known_bad::pass(storage::known_bad::Point::RangeSealed);
     Ok(Ready {
         stream: stream.clone(),
         first_seq: before.seq + 1,

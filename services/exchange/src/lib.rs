@@ -14,6 +14,7 @@ pub mod digest;
 #[cfg(test)]
 mod fixture;
 pub mod link;
+pub mod metrics;
 pub mod open;
 pub mod receive;
 pub mod send;

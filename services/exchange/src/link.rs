@@ -28,8 +28,9 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 const FRAMES_QUEUED_MAX: usize = 64;
 /// A frame holds at most one signed agreement or one piece.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
-/// First wait after a loss; doubles up to a minute, drawn with full jitter.
-const REDIAL: Backoff = Backoff { base_ms: 200, cap_ms: 60_000 };
+/// First wait after a loss; doubles up to half a minute, drawn with full jitter. All must agree a minute
+/// after a line is whole again, and what waited has yet to be sent then.
+pub const REDIAL: Backoff = Backoff { base_ms: 200, cap_ms: 30_000 };
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,8 @@ pub struct Exchange {
     pub tls: ClientTls,
     /// Lanes that this connection carries.
     pub lanes: &'static [Lane],
+    /// Entries of a segment that is cut as they come. What is asked for again goes in whole segments.
+    pub entries_per_segment_max: u32,
     /// Runs work that computes.
     pub tasks: Tasks,
     /// Tells the time.

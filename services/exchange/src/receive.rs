@@ -46,7 +46,7 @@ pub enum Outcome {
         /// Entries parked in the stream so far.
         parked_count: u64,
     },
-    /// The first segment begins beyond the cursor.
+    /// The first segment begins beyond the cursor, or the cursor has moved since.
     Gap(Position),
     /// Refused: forged, broken or of no agreement; nothing was applied.
     Refused(Position, Reason),
@@ -213,6 +213,14 @@ impl Receiver {
                     size += stream.pause();
                     effects.push(Effect::Alarm(id.clone(), Reason::LimitExceeded));
                 }
+            }
+            Outcome::Gap(position) if position.seq > stream.applied.seq => {
+                // Another link went on meanwhile: what reaches beyond is taken again from there.
+                stream.applied = position;
+                for segment in taken.into_iter().rev() {
+                    stream.waiting.push_front(segment);
+                }
+                return stream.take(id, effects);
             }
             Outcome::Gap(position) => {
                 stream.applied = position;

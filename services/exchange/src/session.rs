@@ -413,16 +413,7 @@ impl<'a> Session<'a> {
     fn start_cut(&mut self, stream: StreamId, after: u64, to_seq: u64) {
         let link = self.link;
         self.work.push(Box::pin(async move {
-            match crate::cut::cut(
-                &link.store,
-                &link.book,
-                &stream,
-                after,
-                to_seq,
-                link.entropy.as_ref(),
-            )
-            .await
-            {
+            match crate::cut::cut(link, &stream, after, to_seq).await {
                 Ok(ready) => Done::Cut(stream, Some(ready)),
                 Err(error) => {
                     tracing::error!(error = %ErrorChain(&error), "a range was not sealed");
@@ -442,6 +433,13 @@ impl<'a> Session<'a> {
 }
 
 /// Opens segments and writes what they come to.
+#[tracing::instrument(
+    name = "exchange.take",
+    level = "debug",
+    parent = None,
+    skip_all,
+    fields(peer.id = segments.first().map(|s| tracing::field::display(&s.stream().origin)), after = cursor.seq)
+)]
 async fn take(link: &Exchange, cursor: Position, segments: Vec<Segment>) -> Outcome {
     let now = link.clock.now();
     let entries: u64 = segments.iter().map(Segment::count).sum();
@@ -459,8 +457,12 @@ async fn take(link: &Exchange, cursor: Position, segments: Vec<Segment>) -> Outc
     };
     let after = apply.after;
     match link.store.apply(apply).await {
-        Ok(applied) if applied.position == after => {
+        // Another link may have applied all this, and more, in the meantime.
+        Ok(applied) if applied.position == after || applied.position.seq > after.seq => {
             Outcome::Applied { position: applied.position, parked_count: applied.parked_count }
+        }
+        Ok(applied) if applied.position.seq == after.seq => {
+            Outcome::Refused(applied.position, Reason::StreamForked)
         }
         Ok(applied) => Outcome::Gap(applied.position),
         Err(error) => {

@@ -52,6 +52,11 @@ pub const TABLE: &[(&str, Access)] = &[
     ("wuling.agreement.v1.AgreementService/GetStreamDigest", Access::Roles(OPERATORS)),
 ];
 
+/// Every method that a caller can ask for.
+pub fn methods() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|(method, _)| *method)
+}
+
 /// Whether a role may call a method. A method without a row is refused.
 pub fn may(method: &str, role: Role) -> bool {
     match TABLE.iter().find(|(name, _)| *name == method) {

@@ -1,8 +1,8 @@
 //! The configuration of a region server: one file, parsed once, every mistake told.
 
 use domain::kernel::{GatewayId, RegionId};
-use runtime::accept::Limits;
 use runtime::config::{Check, ConfigError};
+use runtime::limits::{Given, Limits};
 use runtime::telemetry;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,8 +10,13 @@ use std::path::{Path, PathBuf};
 
 /// Port of a region's gRPC.
 pub const PORT: u16 = 7443;
+/// Port of its metrics and health.
+pub const METRICS_PORT: u16 = 7490;
 /// Long enough for every stream to be told; short enough for an operator who waits.
 const SHUTDOWN_GRACE_S: u64 = 10;
+
+/// As many as a segment holds.
+const ENTRIES_PER_SEGMENT_MAX: u32 = 512;
 
 /// What the file says.
 #[derive(Debug, Deserialize)]
@@ -28,9 +33,24 @@ struct File {
     #[serde(default = "grace")]
     shutdown_grace_s: u64,
     #[serde(default)]
+    exchange: ExchangeConfig,
+    #[serde(default)]
     log: telemetry::Config,
-    #[serde(default = "limits")]
-    limits: Limits,
+    metrics_listen: Option<String>,
+    otlp: Option<telemetry::Otlp>,
+    #[serde(default)]
+    limits: GivenLimits,
+    /// What breaks a promise and where it dies, for the fault tests; see `storage::known_bad`.
+    #[cfg(feature = "known-bad")]
+    #[serde(default)]
+    known_bad: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GivenLimits {
+    device: Given,
+    console: Given,
 }
 
 #[derive(Debug, Deserialize)]
@@ -39,6 +59,20 @@ struct Hosted {
     id: String,
     gateway: Option<String>,
     gateway_endpoint: Option<String>,
+}
+
+/// How a region writes its streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExchangeConfig {
+    /// Entries that leave together when more than one waits, 1 to 512. Fewer cost the recipients more.
+    pub entries_per_segment_max: u32,
+}
+
+impl Default for ExchangeConfig {
+    fn default() -> Self {
+        Self { entries_per_segment_max: ENTRIES_PER_SEGMENT_MAX }
+    }
 }
 
 /// A region that this server hosts.
@@ -65,10 +99,18 @@ pub struct Config {
     pub names: Vec<String>,
     /// How long a soft stop may take.
     pub shutdown_grace_s: u64,
+    /// How streams are written.
+    pub exchange: ExchangeConfig,
     /// Logs.
     pub log: telemetry::Config,
+    /// Where metrics and health are read; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where traces go; `None`: nowhere.
+    pub otlp: Option<telemetry::Otlp>,
     /// Limits of the phones' port.
     pub limits: Limits,
+    /// Limits of the console's port.
+    pub console_limits: Limits,
 }
 
 fn listen() -> String {
@@ -83,10 +125,6 @@ const fn grace() -> u64 {
     SHUTDOWN_GRACE_S
 }
 
-const fn limits() -> Limits {
-    Limits::DEVICE
-}
-
 impl Config {
     /// Reads a file.
     ///
@@ -97,6 +135,9 @@ impl Config {
         let listen = check.parsed::<SocketAddr>("listen", &file.listen);
         if file.regions.is_empty() {
             check.mistake("regions", "name at least one region");
+        }
+        if !(1..=ENTRIES_PER_SEGMENT_MAX).contains(&file.exchange.entries_per_segment_max) {
+            check.mistake("exchange.entries_per_segment_max", "must be 1 to 512");
         }
         let mut regions = Vec::new();
         for hosted in &file.regions {
@@ -111,6 +152,18 @@ impl Config {
                 });
             }
         }
+        #[cfg(feature = "known-bad")]
+        for what in file.known_bad.iter().filter(|what| !storage::known_bad::choose(what)) {
+            check.mistake("known_bad", format_args!("`{what}` is not known"));
+        }
+        let limits = file.limits.device.over(Limits::DEVICE, "limits.device", &mut check);
+        let console_limits =
+            file.limits.console.over(Limits::CONSOLE, "limits.console", &mut check);
+        let metrics = file.metrics_listen.as_deref();
+        let metrics_listen = runtime::observe::listen(&mut check, metrics, METRICS_PORT);
+        if let Some(otlp) = &file.otlp {
+            otlp.check(&mut check);
+        }
         check.finish()?;
         Ok(Self {
             data: file.data,
@@ -119,8 +172,12 @@ impl Config {
             regions,
             names: file.names,
             shutdown_grace_s: file.shutdown_grace_s,
+            exchange: file.exchange,
             log: file.log,
-            limits: file.limits,
+            metrics_listen,
+            otlp: file.otlp,
+            limits,
+            console_limits,
         })
     }
 
@@ -132,8 +189,12 @@ impl Config {
             regions,
             names: names(),
             shutdown_grace_s: SHUTDOWN_GRACE_S,
+            exchange: ExchangeConfig::default(),
             log: telemetry::Config::default(),
+            metrics_listen: None,
+            otlp: None,
             limits: Limits::DEVICE,
+            console_limits: Limits::CONSOLE,
         }
     }
 }

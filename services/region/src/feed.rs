@@ -9,7 +9,6 @@ use proto::convert::kernel::encode_time;
 use proto::device::v1::{Change, Cursor, NeighbourView, WatchResponse, Withdrawal, change};
 use proto::kernel::v1::Record;
 use std::sync::Arc;
-use std::time::Duration;
 use storage::region::{Committed, FeedItem, FeedSource};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
@@ -17,8 +16,6 @@ use tonic::Status;
 
 /// Changes in one message.
 const CHANGES_PER_MESSAGE_MAX: u32 = 512;
-/// Silence after which a sign of life is sent; phones are cut off by networks after some minutes.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Messages that may wait for a slow reader.
 const MESSAGES_QUEUED_MAX: usize = 16;
 
@@ -136,7 +133,7 @@ impl Watch {
                     Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up().await?,
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
-                () = tokio::time::sleep_until(self.spoke_at + KEEPALIVE) => self.send(Vec::new()).await,
+                () = tokio::time::sleep_until(self.spoke_at + self.region.limits.stream_keepalive()) => self.send(Vec::new()).await,
             };
             if !goes_on {
                 return Ok(());

@@ -1,9 +1,11 @@
 //! One hosted region: its store, its book, its links, who watches it.
 
+use crate::metrics::Answers;
 use domain::kernel::{Clock, DeviceId, Entropy, Purpose, RegionId, Role, Timestamp};
 use exchange::book::Book;
 use exchange::status::Status;
 use runtime::Tasks;
+use runtime::limits::Limits;
 use runtime::pki::Authority;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -17,6 +19,10 @@ pub(crate) struct Hosted {
     pub(crate) store: Store,
     pub(crate) authority: Authority,
     pub(crate) links: Status,
+    /// Of the port that its phones connect to.
+    pub(crate) limits: Limits,
+    /// Counts what becomes of operations.
+    pub(crate) answers: Answers,
     pub(crate) tasks: Tasks,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         about: "A region server of the Wuling linkage (武陵联动 区域服务器)",
         load: Config::load,
         log: |config: &Config| &config.log,
+        otlp: |config| config.otlp.as_ref(),
     };
     process::server(program, async |config, clock, entropy, shutdown| {
         Server::bind(config, clock, entropy).await?.serve(shutdown).await

@@ -3,7 +3,10 @@
 use crate::config::{Config, HostedConfig};
 use crate::folder::{self, FolderError, Loaded};
 use crate::hosted::Hosted;
+use crate::metrics::Answers;
+use crate::observe::{Observe, Subject};
 use crate::rpc::Services;
+use crate::trust::Own;
 use domain::directory::Directory;
 use domain::kernel::{Clock, Entropy, Epoch, RegionId};
 use exchange::book::Book;
@@ -15,38 +18,27 @@ use proto::directory::v1::directory_service_server::DirectoryServiceServer;
 use proto::patrol::v1::patrol_service_server::PatrolServiceServer;
 use proto::risk::v1::risk_service_server::RiskServiceServer;
 use runtime::accept::{self, BindError, Listener};
+use runtime::conduct::Conduct;
 use runtime::connections::Connections;
 use runtime::data_dir::{DataDir, DataDirError};
-use runtime::identity::{Identity, Owner};
-use runtime::pki::{Authority, PkiError, Validity};
-use runtime::tls::{
-    Anchor, ClientAuth, ClientTls, Hosted as HostedKey, ServerTls, TlsError, Trust,
-};
+use runtime::identity::Identity;
+use runtime::limits::{Layers, Limits};
+use runtime::metrics::Calls;
+use runtime::pki::{PkiError, Validity};
+use runtime::tls::{Anchor, ClientAuth, ClientTls, ServerTls, TlsError};
 use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use storage::OpenError;
 use storage::region::Store;
-use tokio::sync::Mutex as AsyncMutex;
+use storage::{OpenError, ReadError};
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Server as Tonic;
+use tonic::transport::server::Router;
 
-/// A server certificate is good for a week and made anew at every start and each third of its life.
-const CERTIFICATE_DAYS: i64 = 7;
-const RENEW_EVERY: Duration = Duration::from_secs(7 * 86_400 / 3);
-/// Messages of phones: a batch of 1 MiB and its signature.
-const MESSAGE_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
-/// Transport limits of the phones' port.
-const STREAMS_PER_CONNECTION_MAX: u32 = 8;
-const CALLS_PER_CONNECTION_MAX: usize = 16;
-const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
-const HEADERS_BYTES_MAX: u32 = 8 * 1024;
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECTION_AGE_MAX: Duration = Duration::from_secs(2 * 3_600);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(240);
+/// Bytes of a signed batch besides the batch.
+const BATCH_BYTES_BESIDE: usize = 1_024;
 
 /// Why a server does not start or does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +60,9 @@ pub enum ServerError {
         /// What is wrong.
         source: OpenError,
     },
+    /// A store cannot be read.
+    #[error("a store cannot be read")]
+    StoreRead(#[source] ReadError),
     /// A certificate cannot be made.
     #[error("the server's certificate cannot be made")]
     Certificate(#[from] PkiError),
@@ -109,6 +104,7 @@ impl Server {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, ServerError> {
+        let config = Config { limits: accept::within_files(config.limits)?, ..config };
         runtime::tls::install_provider();
         let unruled = crate::authorise::without_row(proto::DESCRIPTOR)
             .map_or_else(|error| Some(error.to_string()), |missing| missing.into_iter().next());
@@ -143,41 +139,55 @@ impl Server {
         let tasks = Tasks::new(shutdown);
         let grace = Duration::from_secs(config.shutdown_grace_s);
         let addr = listener.addr();
+        let connections = Connections::default();
+        let observe = Observe::new(&connections);
         let mut hosted = BTreeMap::new();
         for (of, loaded) in loaded {
-            let region = open(&data, &tasks, loaded, &clock, &entropy).await?;
-            link(&tasks, &directory, &of, &region, &clock)?;
+            let answers = observe.metrics.answers(&of.region);
+            let region =
+                open(&data, &tasks, loaded, (config.limits, answers), &clock, &entropy).await?;
+            link(&tasks, &config, &directory, &of, &region, &clock)?;
             hosted.insert(of.region, region);
         }
         let hosted = Arc::new(hosted);
-        let tls = tls(&config, &directory, &hosted, addr, clock.as_ref())?;
-        renew(&tasks, tls.clone(), &config, &directory, &hosted, addr, &clock);
+        let own = Own {
+            linkage: directory.linkage_id.clone(),
+            names: config.names.clone(),
+            ip: addr.ip(),
+            lists: data.path().join("trust").join("crl"),
+            hosted: Arc::clone(&hosted),
+            clock: Arc::clone(&clock),
+        };
+        let (keys, trust) = own.keys().await?;
+        let tls = ServerTls::new(&keys, trust, ClientAuth::Optional)?;
+        let trusting = own.run(tls.clone(), connections.clone(), tasks.soft().clone());
+        tasks.spawn("region.trust", OnExit::Log, trusting);
+        let calls = observe.calls();
+        let subject = Subject {
+            data: data.path().to_owned(),
+            directory_at: directory.created_at,
+            hosted: Arc::clone(&hosted),
+            tls: tls.clone(),
+            clock,
+        };
+        observe.spawn(subject, &tasks, config.metrics_listen).await;
         let services = Services { regions: Arc::clone(&hosted) };
-        let connections = Connections::default();
+        let conduct = Conduct::new(&config.limits);
+        tasks.spawn("region.conduct", OnExit::Log, conduct.clone().run(tasks.soft().clone()));
         let incoming = accept::serve(listener, tls, config.limits, connections.clone());
         tracing::info!(%addr, regions = hosted.len(), "serving");
         drop(hosted);
         let soft = tasks.soft().clone();
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<DeviceServiceServer<Services>>().await;
-        let cut_off = {
-            let (soft, hard) = (soft.clone(), tasks.hard().clone());
-            let connections = connections.clone();
-            async move {
-                soft.cancelled().await;
-                tokio::select! {
-                    () = hard.cancelled() => {}
-                    // Phones that hold a stream open have been told by now; what is left is not waited for.
-                    () = tokio::time::sleep(grace / 2) => {}
-                }
-                connections.close(|_| true);
-            }
-        };
+        let (over, is_over) = oneshot::channel::<()>();
+        let cut_off = cut_off(tasks.clone(), connections, grace / 2, is_over);
         tasks.spawn("region.cut_off", OnExit::Log, cut_off);
-        let served = router(services)
+        let served = router(&config.limits, &calls, &conduct, services)
             .add_service(health_service)
             .serve_with_incoming_shutdown(incoming, async move { soft.cancelled().await })
             .await;
+        drop(over);
         let stopped = tasks.shutdown(grace).await;
         served?;
         stopped?;
@@ -185,32 +195,45 @@ impl Server {
     }
 }
 
-fn router(services: Services) -> tonic::transport::server::Router {
+/// Closes what is left of connections once their phones have been told and have had their time.
+async fn cut_off(
+    tasks: Tasks,
+    connections: Connections,
+    grace: Duration,
+    is_over: oneshot::Receiver<()>,
+) {
+    tasks.soft().cancelled().await;
+    // Neither arm holds anything.
+    tokio::select! {
+        () = tasks.hard().cancelled() => {}
+        () = tokio::time::sleep(grace) => {}
+        // Nobody is served any more.
+        _ = is_over => {}
+    }
+    connections.close(|_| true);
+}
+
+fn router(limits: &Limits, calls: &Calls, conduct: &Conduct, services: Services) -> Router<Layers> {
     macro_rules! service {
-        ($server:ident) => {
+        ($server:ident, $message_bytes_max:expr) => {
             $server::new(services.clone())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(4 * MESSAGE_BYTES_MAX)
+                .max_decoding_message_size($message_bytes_max)
+                .max_encoding_message_size(limits.answer_bytes_max as usize)
                 .accept_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Zstd)
                 .send_compressed(CompressionEncoding::Gzip)
         };
     }
-    Tonic::builder()
-        .timeout(CALL_TIMEOUT)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
-        .load_shed(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_header_list_size(HEADERS_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
-        .max_connection_age(CONNECTION_AGE_MAX)
-        .add_service(service!(DeviceServiceServer))
-        .add_service(service!(PatrolServiceServer))
-        .add_service(service!(RiskServiceServer))
-        .add_service(service!(DirectoryServiceServer))
-        .add_service(service!(AgreementServiceServer))
+    let single = limits.message_bytes_max as usize;
+    let batch = limits.batch_bytes_max as usize + BATCH_BYTES_BESIDE;
+    limits
+        .server(calls, conduct)
+        // Its messages that are no batch are held to the limit of a single one where they are read.
+        .add_service(service!(DeviceServiceServer, batch.max(single)))
+        .add_service(service!(PatrolServiceServer, single))
+        .add_service(service!(RiskServiceServer, single))
+        .add_service(service!(DirectoryServiceServer, single))
+        .add_service(service!(AgreementServiceServer, single))
 }
 
 /// Opens a region's store and starts its writer.
@@ -218,6 +241,7 @@ async fn open(
     data: &DataDir,
     tasks: &Tasks,
     loaded: Loaded,
+    (limits, answers): (Limits, Answers),
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Arc<Hosted>, ServerError> {
@@ -248,6 +272,8 @@ async fn open(
         store,
         authority,
         links: Links::default(),
+        limits,
+        answers,
         tasks: tasks.clone(),
         clock: Arc::clone(clock),
         entropy: Arc::clone(entropy),
@@ -259,6 +285,7 @@ async fn open(
 /// Starts a region's links.
 fn link(
     tasks: &Tasks,
+    config: &Config,
     directory: &Directory,
     of: &HostedConfig,
     region: &Hosted,
@@ -289,6 +316,7 @@ fn link(
             endpoint: of.gateway_endpoint.clone().unwrap_or_else(|| gateway.endpoint.clone()),
             tls: tls.clone(),
             lanes,
+            entries_per_segment_max: config.exchange.entries_per_segment_max,
             tasks: tasks.clone(),
             clock: Arc::clone(clock),
             entropy: Arc::clone(&region.entropy),
@@ -298,71 +326,5 @@ fn link(
     Ok(())
 }
 
-type HostedMap = BTreeMap<RegionId, Arc<Hosted>>;
-
-/// Certificates of all hosted regions, and whom they trust: each its own devices.
-fn keys(
-    config: &Config,
-    directory: &Directory,
-    hosted: &HostedMap,
-    addr: SocketAddr,
-    clock: &dyn Clock,
-) -> Result<(Vec<HostedKey>, Trust), ServerError> {
-    let mut trust = Trust::new(directory.linkage_id.clone());
-    let mut keys = Vec::new();
-    for (id, region) in hosted {
-        let authority: &Authority = &region.authority;
-        let identity = Identity::Region(id.clone());
-        let validity = Validity::days(clock.now(), CERTIFICATE_DAYS);
-        let ips = [addr.ip(), std::net::Ipv4Addr::LOCALHOST.into()];
-        let key = authority.issue_server(
-            &directory.linkage_id,
-            &identity,
-            &config.names,
-            &ips,
-            validity,
-        )?;
-        trust.add(Owner::Region(id.clone()), authority.certificate_der())?;
-        keys.push(HostedKey { server_names: vec![identity.dns_name(&directory.linkage_id)], key });
-    }
-    Ok((keys, trust))
-}
-
-fn tls(
-    config: &Config,
-    directory: &Directory,
-    hosted: &HostedMap,
-    addr: SocketAddr,
-    clock: &dyn Clock,
-) -> Result<ServerTls, ServerError> {
-    let (keys, trust) = keys(config, directory, hosted, addr, clock)?;
-    Ok(ServerTls::new(&keys, trust, ClientAuth::Optional)?)
-}
-
-/// Makes the server's certificates anew at each third of their life, without a restart.
-fn renew(
-    tasks: &Tasks,
-    tls: ServerTls,
-    config: &Config,
-    directory: &Directory,
-    hosted: &Arc<HostedMap>,
-    addr: SocketAddr,
-    clock: &Arc<dyn Clock>,
-) {
-    let (config, directory, hosted) = (config.clone(), directory.clone(), Arc::clone(hosted));
-    let (clock, soft) = (Arc::clone(clock), tasks.soft().clone());
-    tasks.spawn("region.renew", OnExit::Log, async move {
-        loop {
-            // No arm holds state across its await.
-            tokio::select! {
-                () = soft.cancelled() => return,
-                () = tokio::time::sleep(RENEW_EVERY) => {}
-            }
-            let renewed = keys(&config, &directory, &hosted, addr, clock.as_ref())
-                .and_then(|(keys, trust)| Ok(tls.reload(&keys, trust)?));
-            if let Err(error) = renewed {
-                tracing::error!(error = %ErrorChain(&error), "certificates were not renewed");
-            }
-        }
-    });
-}
+/// What is hosted.
+pub(crate) type HostedMap = BTreeMap<RegionId, Arc<Hosted>>;

@@ -67,7 +67,11 @@ fn build(reason: Reason, violations: &[FieldViolation]) -> Status {
                 reason.message_en(),
             );
         }
-        ReasonKind::Unavailable | ReasonKind::Exhausted => {
+        // What is too large now is too large in two seconds.
+        ReasonKind::Exhausted => {
+            details.add_quota_failure_violation(reason.name(), reason.message_en());
+        }
+        ReasonKind::Unavailable => {
             details.set_retry_info(Some(RETRY_AFTER));
         }
         _ => {}

@@ -4,14 +4,15 @@
 //! certificates and no revocation. This one hands tonic only what has passed all of them. It runs
 //! inside the stream that tonic polls: no task, no queue, and dropping the stream closes the port.
 
-use crate::connections::{Connections, Peer, Registration};
+use crate::connections::{Connections, Line, Peer, Registration, Shown};
 use crate::identity::{IdentityError, identity_of};
-use crate::pki::fingerprint;
+use crate::limits::Limits;
+use crate::pki::{PkiError, fingerprint, serial_of};
 use crate::telemetry::ErrorChain;
 use crate::tls::{ServerTls, plain};
 use futures_util::future::{AbortHandle, BoxFuture, FutureExt, abortable};
 use futures_util::stream::{self, FuturesUnordered, Stream, StreamExt};
-use serde::Deserialize;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -30,30 +31,16 @@ use tonic::transport::server::Connected;
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(100);
 /// Refusals are told at most so often, so that an attack does not fill the disk with lines.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How an HTTP/2 connection begins; a peer that is slower with it than with its handshake is not one.
+const PREFACE_BYTES: usize = 24;
+/// Files that a server needs besides its connections: stores, logs, links.
+const FILES_BESIDE: u32 = 256;
 
 /// A port that is held.
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
     addr: SocketAddr,
-}
-
-/// How much a port takes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Longest handshake.
-    pub handshake_timeout_ms: u64,
-    /// Handshakes at a time. One more pushes out the oldest: a silent peer waits, an honest one is
-    /// through within a few round trips.
-    pub handshakes_pending_max: usize,
-    /// Handshakes at a time from one address; no cap where many peers share one, as behind a front
-    /// door.
-    pub per_ip_pending_max: Option<usize>,
-    /// Connections at a time, handshakes included. One more is closed at once.
-    pub connections_max: usize,
-    /// Connections of one identity. One more closes the oldest.
-    pub connections_per_identity_max: usize,
 }
 
 /// Why a port could not be held.
@@ -73,15 +60,31 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// The system allows too few open files for any connection.
+    #[error(
+        "{allowed} open files are allowed, {FILES_BESIDE} are needed before the first connection: raise RLIMIT_NOFILE"
+    )]
+    Files {
+        /// How many it allows.
+        allowed: u64,
+    },
 }
 
-/// One connection, read and written in the clear. It fails as soon as it is told to close.
+/// One connection, read and written in the clear. It fails as soon as it is told to close, and at its
+/// deadline.
 #[derive(Debug)]
 pub struct Io {
     tls: TlsStream<TcpStream>,
     peer: Peer,
+    /// Held, so that the connection is listed as long as it lives.
+    #[expect(dead_code, reason = "its drop is what it does")]
     registration: Registration,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Of the first bytes, until they have come; then of the connection.
+    deadline: Pin<Box<Sleep>>,
+    /// Bytes of the preface that have not come.
+    awaited: usize,
+    end: Instant,
 }
 
 /// Why a connection did not come about.
@@ -101,6 +104,8 @@ enum Refusal {
     NoHttp2,
     #[error("certificate names nobody")]
     Nobody(#[source] IdentityError),
+    #[error("certificate cannot be read")]
+    Unreadable(#[source] PkiError),
     #[error("peer was revoked during its handshake")]
     Revoked,
     #[error("no room for a connection")]
@@ -133,26 +138,6 @@ struct Report {
     unreported: u64,
 }
 
-impl Limits {
-    /// For a port that phones connect to.
-    pub const DEVICE: Self = Self {
-        handshake_timeout_ms: 20_000,
-        handshakes_pending_max: 256,
-        per_ip_pending_max: None,
-        connections_max: 4_096,
-        connections_per_identity_max: 2,
-    };
-
-    /// For a port that regions connect to.
-    pub const PEER: Self = Self {
-        handshake_timeout_ms: 5_000,
-        handshakes_pending_max: 64,
-        per_ip_pending_max: None,
-        connections_max: 4_096,
-        connections_per_identity_max: 4,
-    };
-}
-
 impl Listener {
     /// Takes a port; port 0 takes a free one.
     ///
@@ -172,6 +157,35 @@ impl Listener {
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
+}
+
+/// Makes sure that the system allows the files that so many connections need, and gives `limits` with as
+/// many as it allows.
+///
+/// # Errors
+/// When that is not one.
+pub fn within_files(limits: Limits) -> Result<Limits, BindError> {
+    let wanted = u64::from(limits.connections_max) + u64::from(FILES_BESIDE);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(limits) };
+    let mut allowed = soft;
+    // Where it cannot be raised, what is allowed already has to do.
+    if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard).is_ok() {
+        allowed = wanted.min(hard);
+    }
+    let connections = allowed.saturating_sub(FILES_BESIDE.into());
+    let connections_max =
+        u32::try_from(connections).unwrap_or(u32::MAX).min(limits.connections_max);
+    if connections_max == 0 {
+        return Err(BindError::Files { allowed });
+    }
+    if connections_max < limits.connections_max {
+        tracing::warn!(
+            allowed,
+            connections_max,
+            "the system allows fewer open files than connections_max needs: raise RLIMIT_NOFILE"
+        );
+    }
+    Ok(Limits { connections_max, ..limits })
 }
 
 /// Takes connections from `listener` for as long as the stream is polled; for tonic's
@@ -213,9 +227,10 @@ impl Acceptor {
                 // Nothing is lost here either: handshakes go on in the set.
                 Some(Handshake { id, addr, outcome }) = self.handshakes.next() => {
                     self.pending.remove(&id);
+                    self.connections.counted().pending(self.pending.len());
                     match outcome {
                         Ok(io) => return io,
-                        Err(refusal) => self.report.refused(Some(addr), &refusal),
+                        Err(refusal) => self.refused(Some(addr), &refusal),
                     }
                 }
             }
@@ -225,17 +240,17 @@ impl Acceptor {
     /// Starts a handshake where the limits allow it.
     fn begin(&mut self, tcp: TcpStream, addr: SocketAddr) {
         self.paused_until = None;
-        let Limits { handshakes_pending_max, per_ip_pending_max, connections_max, .. } =
+        let Limits { handshakes_pending_max, handshakes_per_ip_max, connections_max, .. } =
             self.limits;
         let ip = addr.ip();
         let of_this_ip = || self.pending.values().filter(|(other, _)| *other == ip).count();
-        if self.connections.count() + self.pending.len() >= connections_max {
-            return self.report.refused(Some(addr), &Refusal::TooMany);
+        if self.connections.count() + self.pending.len() >= connections_max as usize {
+            return self.refused(Some(addr), &Refusal::TooMany);
         }
-        if per_ip_pending_max.is_some_and(|max| of_this_ip() >= max) {
-            return self.report.refused(Some(addr), &Refusal::TooManyOfOneIp);
+        if handshakes_per_ip_max > 0 && of_this_ip() >= handshakes_per_ip_max as usize {
+            return self.refused(Some(addr), &Refusal::TooManyOfOneIp);
         }
-        if self.pending.len() >= handshakes_pending_max
+        if self.pending.len() >= handshakes_pending_max as usize
             && let Some((_, (_, oldest))) = self.pending.pop_first()
         {
             oldest.abort();
@@ -245,6 +260,7 @@ impl Acceptor {
         let (tls, connections, limits) = (self.tls.clone(), self.connections.clone(), self.limits);
         let (handshake, abort) = abortable(shake_hands(tcp, addr, tls, connections, limits));
         self.pending.insert(id, (ip, abort));
+        self.connections.counted().pending(self.pending.len());
         let handshake = async move {
             let outcome = handshake.await.unwrap_or(Err(Refusal::PushedOut));
             Handshake { id, addr, outcome }
@@ -252,12 +268,17 @@ impl Acceptor {
         self.handshakes.push(handshake.boxed());
     }
 
+    fn refused(&mut self, addr: Option<SocketAddr>, refusal: &Refusal) {
+        self.connections.counted().refused(refusal.reason());
+        self.report.refused(addr, refusal);
+    }
+
     fn pause(&mut self, error: io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
         // These say that one client gave up while it waited; the next is not harmed.
         if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             self.paused_until = Some(Instant::now() + NO_ROOM_PAUSE);
-            self.report.refused(None, &Refusal::NoRoom(error));
+            self.refused(None, &Refusal::NoRoom(error));
         }
     }
 }
@@ -281,8 +302,7 @@ async fn shake_hands(
 ) -> Result<Io, Refusal> {
     tcp.set_nodelay(true).map_err(Refusal::Handshake)?;
     let handshake = TlsAcceptor::from(tls.config()).accept(tcp);
-    let deadline = Duration::from_millis(limits.handshake_timeout_ms);
-    let stream = tokio::time::timeout(deadline, handshake)
+    let stream = tokio::time::timeout(limits.handshake_timeout(), handshake)
         .await
         .map_err(|_| Refusal::TooSlow)?
         .map_err(|error| Refusal::Handshake(plain(error)))?;
@@ -293,22 +313,67 @@ async fn shake_hands(
     }
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
     let identity = certificate.map(|der| identity_of(der)).transpose().map_err(Refusal::Nobody)?;
+    let shown = |der: &[u8]| {
+        let serial = serial_of(der).map_err(Refusal::Unreadable)?;
+        Ok(Shown { sha256: fingerprint(der), serial: serial.into() })
+    };
     let peer = Peer {
         addr,
         server_name: session.server_name().map(Into::into),
         identity: identity.map(|(_, identity)| identity),
-        certificate: certificate.map(|der| fingerprint(der)),
+        certificate: certificate.map(|der| shown(der)).transpose()?,
+        line: Line::default(),
     };
-    let registration = connections.admit(peer.clone(), limits.connections_per_identity_max);
+    let per_identity_max = limits.connections_per_identity_max as usize;
+    let registration = connections.admit(peer.clone(), per_identity_max);
     // Listed first, asked then: whoever revokes changes trust first and closes what is listed then,
     // so one of the two finds this connection.
-    if let (Some(identity), Some(certificate)) = (&peer.identity, &peer.certificate)
-        && !tls.admits(identity, certificate)
-    {
+    if !tls.admits(&peer) {
         return Err(Refusal::Revoked);
     }
-    let closed = Box::pin(registration.closed().clone().cancelled_owned());
-    Ok(Io { tls: stream, peer, registration, closed })
+    let closed = Box::pin(peer.line.closed().clone().cancelled_owned());
+    let now = Instant::now();
+    Ok(Io {
+        tls: stream,
+        peer,
+        registration,
+        closed,
+        deadline: Box::pin(tokio::time::sleep_until(now + limits.handshake_timeout())),
+        awaited: PREFACE_BYTES,
+        end: now + limits.connection_end(),
+    })
+}
+
+/// Names of the reasons why connections do not come about.
+pub(crate) const REFUSALS: [&str; 10] = [
+    "too_many",
+    "too_many_of_one_address",
+    "pushed_out",
+    "too_slow",
+    "handshake",
+    "no_http2",
+    "nobody",
+    "unreadable",
+    "revoked",
+    "no_room",
+];
+
+impl Refusal {
+    /// Its name among metrics.
+    const fn reason(&self) -> &'static str {
+        REFUSALS[match self {
+            Self::TooMany => 0,
+            Self::TooManyOfOneIp => 1,
+            Self::PushedOut => 2,
+            Self::TooSlow => 3,
+            Self::Handshake(_) => 4,
+            Self::NoHttp2 => 5,
+            Self::Nobody(_) => 6,
+            Self::Unreadable(_) => 7,
+            Self::Revoked => 8,
+            Self::NoRoom(_) => 9,
+        }]
+    }
 }
 
 impl Report {
@@ -343,7 +408,7 @@ impl Io {
 
     /// The stream below, unless the connection must close.
     fn open(&mut self) -> io::Result<Pin<&mut TlsStream<TcpStream>>> {
-        if self.registration.closed().is_cancelled() {
+        if self.peer.line.closed().is_cancelled() {
             Err(io::ErrorKind::ConnectionAborted.into())
         } else {
             Ok(Pin::new(&mut self.tls))
@@ -370,7 +435,20 @@ impl AsyncRead for Io {
         if this.closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut this.tls).poll_read(cx, buf)
+        if this.deadline.as_mut().poll(cx).is_ready() {
+            // Nothing is written any more either.
+            this.peer.line.close();
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.tls).poll_read(cx, buf);
+        if this.awaited > 0 && read.is_ready() {
+            this.awaited = this.awaited.saturating_sub(buf.filled().len() - before);
+            if this.awaited == 0 {
+                this.deadline.as_mut().reset(this.end);
+            }
+        }
+        read
     }
 }
 

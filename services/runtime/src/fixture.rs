@@ -1,9 +1,10 @@
 //! Parties, servers and clients for the tests of this crate.
 
-use crate::accept::{self, Io, Limits, Listener};
+use crate::accept::{self, Io, Listener};
 use crate::clock::{SystemClock, SystemEntropy};
 use crate::connections::Connections;
 use crate::identity::Identity;
+use crate::limits::Limits;
 use crate::pki::{Authority, IssuedKey, Validity, new_request};
 use crate::tls::{Anchor, ClientAuth, ClientTls, Hosted, ServerTls, Trust};
 use domain::kernel::{Clock, DeviceId, GatewayId, LinkageId, RegionId, Timestamp};

@@ -3,6 +3,10 @@
 //! Always ECDSA P-256, always the SPIFFE name beside a host name: foreign gRPC clients refuse
 //! Ed25519 certificates and certificates without a host name.
 
+mod list;
+
+pub use list::{ListError, RevocationList};
+
 use crate::config::Secret;
 use crate::identity::{Identity, Owner};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -282,6 +286,14 @@ pub fn public_key_of_request(request_der: &[u8]) -> Result<PublicKey, PkiError> 
     public_key(&key)
 }
 
+/// The number of a certificate among those of its authority, without zeros in front.
+///
+/// # Errors
+/// When the bytes are no certificate.
+pub fn serial_of(certificate_der: &[u8]) -> Result<Vec<u8>, PkiError> {
+    Ok(list::without_zeros(parsed(certificate_der)?.raw_serial()))
+}
+
 /// SHA-256 of a certificate.
 pub fn fingerprint(certificate_der: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
@@ -360,15 +372,21 @@ fn template(
     let epoch = date_time_ymd(1970, 1, 1);
     params.not_before = epoch + Duration::from_secs(start);
     params.not_after = epoch + Duration::from_secs(end);
-    // One number a certificate, without a counter to lose: left alone, a renewed certificate of
-    // the same key would carry the number of the old one.
-    let mut unique = key.subject_public_key_info();
+    let serial = serial(key.subject_public_key_info(), not_before, subject);
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    Ok(params)
+}
+
+/// One number a certificate, without a counter to lose: left alone, a renewed certificate of the same
+/// key would carry the number of the old one.
+fn serial(key_info: Vec<u8>, not_before: Timestamp, subject: &str) -> [u8; 16] {
+    let mut unique = key_info;
     unique.extend(not_before.micros().to_be_bytes());
     unique.extend(subject.as_bytes());
-    let mut serial = fingerprint(&unique);
+    let mut serial = [0; 16];
+    serial.copy_from_slice(&fingerprint(&unique)[..16]);
     serial[0] &= 0x7f;
-    params.serial_number = Some(SerialNumber::from_slice(&serial[..16]));
-    Ok(params)
+    serial
 }
 
 fn seconds(at: Timestamp) -> Option<u64> {

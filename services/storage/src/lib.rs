@@ -8,11 +8,16 @@
 //!
 //! *Start at* [`region::Store`], then `writer.rs` for how a commit is made.
 
+mod depth;
 pub mod gateway;
+#[cfg(feature = "known-bad")]
+pub mod known_bad;
+pub mod metrics;
 pub mod region;
 mod sqlite;
 mod writer;
 
+pub use depth::DepthRow;
 pub use sqlite::OpenError;
 pub use writer::{WriteError, Writer};
 

@@ -2,8 +2,10 @@
 //! answers everybody. No timer: batches form by themselves under load, and alone a job waits for its
 //! own flush only.
 
+use crate::metrics::Metrics;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Jobs taken into one transaction; more would only make the first of them wait longer.
 const JOBS_PER_COMMIT_MAX: usize = 512;
@@ -48,10 +50,14 @@ impl<I, O> Call<I, O> {
 pub(crate) trait Answer {
     /// Tells whoever waits. `Ok` means: on disk.
     fn answer(&mut self, flushed: Result<(), WriteError>);
+
+    /// Its kind, as a place in the list of the store's kinds.
+    fn kind(&self) -> usize;
 }
 
-impl<I, O> Answer for Call<I, O> {
-    fn answer(&mut self, flushed: Result<(), WriteError>) {
+impl<I, O> Call<I, O> {
+    /// Tells whoever waits; see [`Answer::answer`].
+    pub(crate) fn answer(&mut self, flushed: Result<(), WriteError>) {
         let Some(reply) = self.reply.take() else { return };
         let outcome = flushed.and_then(|()| self.output.take().ok_or(WriteError::Refused));
         // The caller may have hung up; what was written stays written.
@@ -75,8 +81,14 @@ impl<J> Queue<J> {
         (Self(sender), receiver)
     }
 
+    /// How many jobs wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
+
     /// Hands a job in and waits for its flush. Dropping the future leaves the job in the queue: it is
     /// written all the same, which is why every job must be idempotent by its own keys.
+    #[tracing::instrument(name = "db.write", level = "debug", skip_all)]
     pub(crate) async fn call<I, O>(
         &self,
         input: I,
@@ -107,12 +119,17 @@ pub(crate) trait Apply {
 pub struct Writer(Box<dyn FnOnce() -> Result<(), WriteError> + Send>);
 
 impl Writer {
-    pub(crate) fn new<A>(conn: Connection, jobs: mpsc::Receiver<A::Job>, state: A) -> Self
+    pub(crate) fn new<A>(
+        conn: Connection,
+        jobs: mpsc::Receiver<A::Job>,
+        state: A,
+        metrics: Metrics,
+    ) -> Self
     where
         A: Apply + Send + 'static,
         A::Job: Send,
     {
-        Self(Box::new(move || Committer { conn, jobs, state }.run()))
+        Self(Box::new(move || Committer { conn, jobs, state, metrics }.run()))
     }
 
     /// Writes until every sender is gone.
@@ -135,6 +152,7 @@ struct Committer<A: Apply> {
     conn: Connection,
     jobs: mpsc::Receiver<A::Job>,
     state: A,
+    metrics: Metrics,
 }
 
 impl<A: Apply> Committer<A> {
@@ -153,14 +171,26 @@ impl<A: Apply> Committer<A> {
     }
 
     fn commit(&mut self, batch: &mut [A::Job]) -> Result<(), WriteError> {
+        let span = tracing::debug_span!(parent: None, "db.commit", jobs = batch.len()).entered();
+        let (begin, rows) = (Instant::now(), self.conn.total_changes());
         match self.transact(batch) {
             Ok(()) => {
+                drop(span);
+                let rows = self.conn.total_changes() - rows;
+                self.metrics.committed(begin.elapsed(), rows, batch.iter().map(Answer::kind));
+                #[cfg(feature = "known-bad")]
+                crate::known_bad::pass(crate::known_bad::Point::RowsFlushed);
                 self.state.flushed();
+                #[cfg(feature = "known-bad")]
+                crate::known_bad::pass(crate::known_bad::Point::ListenersTold);
                 batch.iter_mut().for_each(|job| job.answer(Ok(())));
+                #[cfg(feature = "known-bad")]
+                crate::known_bad::pass(crate::known_bad::Point::CallersAnswered);
                 Ok(())
             }
             Err(error) => {
                 let verdict = judge(&error);
+                self.metrics.failed(verdict);
                 tracing::error!(error = %error, jobs = batch.len(), "a transaction was rolled back");
                 if self.state.rolled_back(&self.conn).is_err() || verdict == WriteError::Stopped {
                     batch.iter_mut().for_each(|job| job.answer(Err(WriteError::Stopped)));
@@ -181,6 +211,8 @@ impl<A: Apply> Committer<A> {
     fn transact(&mut self, batch: &mut [A::Job]) -> rusqlite::Result<()> {
         let tx = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         self.state.apply(&tx, batch)?;
+        #[cfg(feature = "known-bad")]
+        crate::known_bad::rows_written(batch);
         tx.commit()
     }
 }

@@ -1,11 +1,14 @@
 //! Phones that report without end, and an officer who watches without end: what they saw is the oracle.
 
-use super::checker::{AckLog, Seen};
+use super::checker::{Ack, AckLog, Seen};
+use super::dice::Dice;
 use cli::phone::Phone;
 use domain::kernel::{Clock as _, OperationId, Purpose, RecordId};
 use domain::operation::{Change, Operation};
+use domain::risk::EventVerb;
 use prost::Message as _;
 use proto::device::v1 as pb;
+use proto::device::v1::device_service_client::DeviceServiceClient;
 use runtime::clock::{SystemClock, SystemEntropy};
 use seal::batch::DeviceKey;
 use std::path::Path;
@@ -17,6 +20,12 @@ use tonic::transport::Channel;
 
 /// Pause after a refused or lost call, as a phone makes one.
 const RETRY: Duration = Duration::from_millis(100);
+/// The same for phones that must lose no time.
+const RETRY_SOON: Duration = Duration::from_millis(10);
+/// Longest pause between two batches of a [`Reporter`].
+const PAUSE_MS_MAX: u64 = 10;
+/// Operations in a batch of a [`Reporter`].
+const BATCH_MAX: u64 = 8;
 
 /// A batch of fresh reports, signed as the phone's keystore would; and the records in it.
 pub(crate) fn batch(
@@ -24,43 +33,72 @@ pub(crate) fn batch(
     first_seq: u64,
     count: usize,
 ) -> (pb::PushRequest, Vec<RecordId>) {
+    let reports = (first_seq..).take(count);
+    let reports: Vec<Operation> =
+        reports.map(|seq| fresh(seq, Change::ReportEvent(super::event("落石")))).collect();
+    let records = reports.iter().map(|report| report.record_id).collect();
+    (sign(phone, &reports), records)
+}
+
+/// An operation that makes a record.
+fn fresh(device_seq: u64, change: Change) -> Operation {
     let now = SystemClock.now();
-    let mut records = Vec::with_capacity(count);
-    let operations = (first_seq..)
-        .take(count)
-        .map(|device_seq| {
-            let record_id = RecordId::mint(now, &SystemEntropy);
-            records.push(record_id);
-            pb::Operation::from(&Operation {
-                operation_id: OperationId::mint(now, &SystemEntropy),
-                record_id,
-                parent_ids: Vec::new(),
-                base_revision: None,
-                occurred_at: now,
-                recorded_at: now,
-                device_seq,
-                author_unit: "unit-1".to_owned(),
-                author_ref: None,
-                sensitivity: None,
-                external_ref: None,
-                change: Change::ReportEvent(super::event("落石")),
-            })
-        })
-        .collect();
+    Operation {
+        operation_id: OperationId::mint(now, &SystemEntropy),
+        record_id: RecordId::mint(now, &SystemEntropy),
+        parent_ids: Vec::new(),
+        base_revision: None,
+        occurred_at: now,
+        recorded_at: now,
+        device_seq,
+        author_unit: "unit-1".to_owned(),
+        author_ref: None,
+        sensitivity: None,
+        external_ref: None,
+        change,
+    }
+}
+
+/// What an officer does with an event that was just reported.
+fn accept(report: &Operation) -> Operation {
+    let change =
+        Change::Event { verb: EventVerb::Accept, level: None, handling_unit: String::new() };
+    Operation {
+        record_id: report.record_id,
+        parent_ids: vec![report.operation_id],
+        ..fresh(report.device_seq + 1, change)
+    }
+}
+
+fn sign(phone: &Phone, operations: &[Operation]) -> pb::PushRequest {
     let identity = phone.device.identity();
     let batch = pb::Batch {
         region_id: identity.region_id.to_string(),
         device_id: identity.device_id.as_bytes().to_vec().into(),
-        send_time: Some(proto::convert::kernel::encode_time(now)),
-        operations,
+        send_time: Some(proto::convert::kernel::encode_time(SystemClock.now())),
+        operations: operations.iter().map(pb::Operation::from).collect(),
     }
     .encode_to_vec();
     let signature = DeviceKey::from_pkcs8(&phone.key.pkcs8()).unwrap().sign(&batch);
     let signed = pb::SignedBatch { batch: batch.into(), signature: signature.into() };
-    (pb::PushRequest { signed_batch: Some(signed) }, records)
+    pb::PushRequest { signed_batch: Some(signed) }
 }
 
-/// A phone that sends batch after batch; each until it is answered, the same bytes.
+/// Sends a batch until it is answered, always the same bytes.
+async fn push(
+    service: &mut DeviceServiceClient<Channel>,
+    request: pb::PushRequest,
+    retry: Duration,
+) -> pb::PushResponse {
+    loop {
+        match service.push(request.clone()).await {
+            Ok(answer) => return answer.into_inner(),
+            Err(_) => tokio::time::sleep(retry).await,
+        }
+    }
+}
+
+/// A phone that sends so many batches of fresh reports, one after another.
 pub(crate) struct Pusher {
     acked: watch::Receiver<usize>,
     task: JoinSet<()>,
@@ -74,20 +112,16 @@ impl Pusher {
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut service = cli::client::device_service(phone.channel());
-            let mut first_seq = 1;
+            let mut seqs = 1..;
             for _ in 0..batches {
-                let (request, records) = batch(&phone, first_seq, batch_size);
-                let answer = loop {
-                    match service.push(request.clone()).await {
-                        Ok(answer) => break answer.into_inner(),
-                        Err(_) => tokio::time::sleep(RETRY).await,
-                    }
-                };
-                first_seq += batch_size as u64;
-                let kept = kept(&answer, &records);
-                assert_eq!(kept.len(), records.len(), "a fresh report was refused");
-                log.ack(&kept);
-                count.send_modify(|count| *count += kept.len());
+                let change = || Change::ReportEvent(super::event("落石"));
+                let reports: Vec<Operation> =
+                    seqs.by_ref().take(batch_size).map(|seq| fresh(seq, change())).collect();
+                let answer = push(&mut service, sign(&phone, &reports), RETRY).await;
+                let (acks, refused) = told(&answer, &reports);
+                assert!(refused.is_empty(), "a fresh report was refused: {}", refused[0]);
+                log.ack(&acks);
+                count.send_modify(|count| *count += acks.len());
             }
         });
         Self { acked, task }
@@ -102,20 +136,122 @@ impl Pusher {
 
     /// Waits until all were acknowledged.
     pub(crate) async fn finish(mut self, deadline: Duration) {
-        let all = async {
-            while let Some(ended) = self.task.join_next().await {
-                ended.unwrap();
-            }
-        };
-        tokio::time::timeout(deadline, all).await.expect("the phone is not answered");
+        ended(&mut self.task, deadline).await;
     }
+}
+
+async fn ended(task: &mut JoinSet<()>, deadline: Duration) {
+    let all = async {
+        while let Some(ended) = task.join_next().await {
+            ended.unwrap();
+        }
+    };
+    tokio::time::timeout(deadline, all).await.expect("the phone is not answered");
+}
+
+/// A phone or a desk that reports until it is told to stop, in small batches without much of a pause.
+pub(crate) struct Reporter {
+    stop: watch::Sender<bool>,
+    refused: Arc<Mutex<Vec<String>>>,
+    task: JoinSet<()>,
+}
+
+/// What a [`Reporter`] sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reports {
+    /// Events, and a call for help now and then.
+    FromTheField,
+    /// Events that are accepted in the same batch: two revisions of each.
+    FromTheDesk,
+}
+
+impl Reporter {
+    /// Every answer seen goes into the log before the next batch is sent.
+    pub(crate) fn start(phone: Phone, reports: Reports, log: &Path, mut dice: Dice) -> Self {
+        let mut log = AckLog::create(log);
+        let (stop, stopped) = watch::channel(false);
+        let refused = Arc::new(Mutex::new(Vec::new()));
+        let told_of = Arc::clone(&refused);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut service = cli::client::device_service(phone.channel());
+            let mut next_seq = 1;
+            while !*stopped.borrow() {
+                let operations = some(reports, next_seq, &mut dice);
+                next_seq += operations.len() as u64;
+                let answer = push(&mut service, sign(&phone, &operations), RETRY_SOON).await;
+                let (acks, refused) = told(&answer, &operations);
+                log.ack(&acks);
+                told_of.lock().unwrap().extend(refused);
+                let pause = Duration::from_millis(dice.below(PAUSE_MS_MAX));
+                tokio::time::sleep(pause).await;
+            }
+        });
+        Self { stop, refused, task }
+    }
+
+    /// What was refused since this was last asked; none of it should be.
+    pub(crate) fn refused(&self) -> Vec<String> {
+        std::mem::take(&mut self.refused.lock().unwrap())
+    }
+
+    /// Stops, once the batch under way is answered.
+    pub(crate) async fn finish(&mut self, deadline: Duration) {
+        self.stop.send_replace(true);
+        ended(&mut self.task, deadline).await;
+    }
+}
+
+/// The operations of the next batch.
+fn some(reports: Reports, next_seq: u64, dice: &mut Dice) -> Vec<Operation> {
+    let count = 1 + dice.below(BATCH_MAX);
+    let event = |seq| fresh(seq, Change::ReportEvent(super::event("落石")));
+    match reports {
+        Reports::FromTheField => (next_seq..next_seq + count)
+            .map(|seq| match dice.once_in(BATCH_MAX) {
+                true => fresh(seq, Change::RaiseSos(super::sos("摔伤"))),
+                false => event(seq),
+            })
+            .collect(),
+        Reports::FromTheDesk => (0..count.div_ceil(2))
+            .flat_map(|pair| {
+                let report = event(next_seq + 2 * pair);
+                let accepted = accept(&report);
+                [report, accepted]
+            })
+            .collect(),
+    }
+}
+
+/// What an answer says: the operations that are on disk, and in words those that are not or otherwise
+/// than they should be.
+fn told(answer: &pb::PushResponse, operations: &[Operation]) -> (Vec<Ack>, Vec<String>) {
+    let (mut acks, mut refused) = (Vec::new(), Vec::new());
+    assert_eq!(answer.results.len(), operations.len(), "one answer an operation");
+    for (result, operation) in answer.results.iter().zip(operations) {
+        let revision = if operation.change.creates() { 1 } else { 2 };
+        let made = result.revision.as_ref().map(|revision| revision.n);
+        let (record, outcome) = (operation.record_id, result.outcome());
+        if !is_on_disk(result.outcome) {
+            refused.push(format!("P3: {record} was answered {}", outcome.as_str_name()));
+        } else if made != Some(revision) {
+            refused.push(format!("P3: {record} is at {made:?} and not at {revision}"));
+        } else {
+            let sos = matches!(operation.change, Change::RaiseSos(_));
+            acks.push(Ack { operation: operation.operation_id, record, revision, sos });
+        }
+    }
+    (acks, refused)
+}
+
+fn is_on_disk(outcome: i32) -> bool {
+    [i32::from(pb::Outcome::Applied), i32::from(pb::Outcome::Duplicate)].contains(&outcome)
 }
 
 /// The records that an answer says are on disk.
 pub(crate) fn kept(answer: &pb::PushResponse, records: &[RecordId]) -> Vec<RecordId> {
-    let on_disk = [i32::from(pb::Outcome::Applied), i32::from(pb::Outcome::Duplicate)];
     let results = answer.results.iter().zip(records);
-    results.filter(|(result, _)| on_disk.contains(&result.outcome)).map(|(_, id)| *id).collect()
+    results.filter(|(result, _)| is_on_disk(result.outcome)).map(|(_, id)| *id).collect()
 }
 
 /// An officer who watches the feed and, when the line or the server is lost, goes on where it ended.
@@ -136,8 +272,9 @@ impl Watcher {
         self.seen.lock().unwrap().len()
     }
 
-    pub(crate) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+    /// What was seen after the first `known`.
+    pub(crate) fn seen(&self, known: usize) -> Vec<Seen> {
+        self.seen.lock().unwrap()[known..].to_vec()
     }
 }
 
@@ -154,6 +291,6 @@ async fn watch_for_ever(channel: Channel, seen: Arc<Mutex<Vec<Seen>>>) {
                 cursor = message.cursor;
             }
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(RETRY_SOON).await;
     }
 }

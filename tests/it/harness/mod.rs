@@ -2,14 +2,22 @@
 //! phones and desks that are enrolled as users are.
 
 mod checker;
+mod dice;
+mod kill;
 mod load;
+mod observed;
 mod process;
 mod proxy;
+mod store;
 
-pub(crate) use checker::{AckLog, faults, own_records};
+pub(crate) use checker::{AckLog, Shown, faults, own_records};
+pub(crate) use dice::Dice;
+pub(crate) use kill::{Lane, Victim};
 pub(crate) use load::{Pusher, Watcher, batch, kept};
+pub(crate) use observed::{Collector, get, metrics, value};
 pub(crate) use process::{Process, binary, free_port, until};
 pub(crate) use proxy::Proxy;
+pub(crate) use store::Store;
 
 use cli::linkage::{self, RegionSpec, Terms};
 use cli::phone::{self, Phone};
@@ -33,6 +41,9 @@ pub(crate) const COUNTY: &str = "qianjiang";
 pub(crate) const B: &str = "xianfeng";
 /// Longest time a record may take to the neighbour over a line that is up; it takes milliseconds.
 pub(crate) const ARRIVES: Duration = Duration::from_secs(30);
+
+/// Nobody reads metrics, and many worlds stand on one machine.
+const METRICS_OFF: &str = "metrics_listen = \"off\"\n";
 
 /// A linkage of three processes; the township's also hosts the county.
 pub(crate) struct World {
@@ -129,6 +140,7 @@ fn agree(
 pub(crate) fn region_config(dir: &Path, data: &str, port: u16, gateway_port: u16) -> PathBuf {
     let mut text =
         format!("data = \"{}\"\nlisten = \"127.0.0.1:{port}\"\n", dir.join(data).display());
+    text += METRICS_OFF;
     for id in [A, COUNTY, B].into_iter().filter(|id| data_of(id) == data) {
         text += &format!(
             "[[regions]]\nid = \"{id}\"\ngateway_endpoint = \"127.0.0.1:{gateway_port}\"\n"
@@ -145,6 +157,7 @@ pub(crate) fn gateway_config(dir: &Path, port: u16) -> PathBuf {
     let (data, path) = (data.display(), dir.join("gateway.toml"));
     let text =
         format!("gateway_id = \"gateway-1\"\ndata = \"{data}\"\nlisten = \"127.0.0.1:{port}\"\n");
+    let text = text + METRICS_OFF;
     std::fs::write(&path, text).unwrap();
     path
 }
@@ -272,12 +285,22 @@ pub(crate) async fn states(channel: &Channel) -> Option<agreement::WatchStreamsR
 /// Waits until all that A wrote for B was stored and applied, then compares both sides; gives the
 /// number of views.
 pub(crate) async fn converged(a: &Channel, b: &Channel, deadline: Duration) -> u64 {
+    converged_with(a, b, B, deadline).await
+}
+
+/// The same for what A wrote for any party, of which `b` is a desk.
+pub(crate) async fn converged_with(
+    a: &Channel,
+    b: &Channel,
+    party: &str,
+    deadline: Duration,
+) -> u64 {
     let mut rows = Vec::new();
     until("all that was written is stored and applied", deadline, async || {
         let Some(state) = states(a).await else { return false };
         let written = |row: &agreement::StreamState| {
             let origin = row.stream.as_ref().is_some_and(|stream| stream.origin_region == A);
-            origin && row.party_region == B
+            origin && row.party_region == party
         };
         rows = state.streams.into_iter().filter(written).collect();
         let whole = |row: &agreement::StreamState| {

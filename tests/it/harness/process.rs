@@ -16,6 +16,8 @@ use tokio::time::Instant;
 const STARTS: Duration = Duration::from_secs(30);
 /// How often it is looked whether what is waited for has come.
 const POLL: Duration = Duration::from_millis(20);
+/// The same while a server starts or dies, where it counts.
+const POLL_OFTEN: Duration = Duration::from_millis(2);
 
 /// A server as a process of its own.
 pub(crate) struct Process {
@@ -37,18 +39,61 @@ impl Process {
 
     /// Starts it again on the same folder and port.
     pub(crate) async fn restart(&mut self) {
+        self.spawn();
+        let took = self.ready().await;
+        assert!(took.is_some(), "{} does not start: {}", self.binary.display(), self.log_text());
+    }
+
+    /// Starts it and does not wait.
+    pub(crate) fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(&self.config);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
-        let deadline = Instant::now() + STARTS;
+    }
+
+    /// Waits until it takes connections; tells how long that was, `None` when it ended before.
+    pub(crate) async fn ready(&mut self) -> Option<Duration> {
+        let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
-            let runs = self.ended().is_none() && Instant::now() < deadline;
-            assert!(runs, "{} does not start: {}", self.binary.display(), self.log_text());
-            tokio::time::sleep(POLL).await;
+            if self.ended().is_some() || began.elapsed() > STARTS {
+                return None;
+            }
+            tokio::time::sleep(POLL_OFTEN).await;
         }
+        Some(began.elapsed())
+    }
+
+    /// Chooses what a process of the tests does wrong or where it dies, from its next start on; see
+    /// `storage::known_bad`.
+    pub(crate) fn configure(&self, known_bad: &[String]) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let own = |line: &&str| !line.starts_with("known_bad");
+        let rest: Vec<&str> = text.lines().filter(own).collect();
+        let text = format!("known_bad = {known_bad:?}\n{}\n", rest.join("\n"));
+        std::fs::write(&self.config, text).unwrap();
+    }
+
+    /// Waits until it ends by itself; `None` when it still runs then.
+    pub(crate) async fn dies(&mut self, within: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.ended() {
+                self.child = None;
+                return Some(status);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            tokio::time::sleep(POLL_OFTEN).await;
+        }
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn is_dead(&mut self) -> bool {
+        self.ended().is_some()
     }
 
     /// Kills it without a word (SIGKILL).

@@ -234,16 +234,14 @@ const fn default_sensitivity(kind: Kind) -> Sensitivity {
 /// [`Reason::TextNamesPerson`], with each place that was found.
 pub fn check_texts(operation: &Operation) -> Result<(), Rejection> {
     let below = operation.change.field();
-    let mut texts: Vec<(String, &str)> = operation
-        .change
-        .texts()
-        .into_iter()
-        .map(|(field, text)| (format!("{below}.{field}"), text))
-        .collect();
-    texts.push(("author_unit".to_owned(), &operation.author_unit));
-    texts.extend(operation.author_ref.iter().map(|text| ("author_ref".to_owned(), text.as_str())));
-    let mut found: Vec<_> =
-        texts.into_iter().filter_map(|(field, text)| Some((field, guard::find(text)?))).collect();
+    let mut found = Vec::new();
+    for (field, text) in operation.change.texts() {
+        found.extend(guard::find(text).map(|at| (format!("{below}.{field}"), at)));
+    }
+    let staff = operation.author_ref.iter().map(|text| ("author_ref", text.as_str()));
+    for (field, text) in staff.chain([("author_unit", operation.author_unit.as_str())]) {
+        found.extend(guard::find(text).map(|at| (field.to_owned(), at)));
+    }
     if let Some(external) = &operation.external_ref {
         let key = guard::find(&external.id).filter(|key| key.what != guard::What::BankCard);
         found.extend(key.map(|key| ("external_ref.id".to_owned(), key)));

@@ -28,7 +28,10 @@ impl Observation {
     pub(crate) fn violations(&self) -> Vec<FieldViolation> {
         match category(&self.category) {
             Some(known) if known.domain != EventDomain::Dispute => Vec::new(),
-            _ => vec![FieldViolation::new("category", "is no category code of DOMAIN 8.9")],
+            _ => {
+                let description = "is no category code that EventDomain lists, or one of a dispute";
+                vec![FieldViolation::new("category", description)]
+            }
         }
     }
 }

@@ -115,7 +115,7 @@ impl Event {
     pub(crate) fn violations(&self) -> Vec<FieldViolation> {
         let mut violations = Vec::new();
         if category(&self.category).is_none_or(|known| known.domain != self.domain) {
-            let description = "is no category code of the domain (DOMAIN 8.9, 8.4 for disputes)";
+            let description = "is no category code that EventDomain lists for the domain";
             violations.push(FieldViolation::new("category", description));
         }
         if self.level.is_some() && self.is_public_security() {

@@ -107,13 +107,23 @@ fn a_refused_range_is_asked_for_again_twice_and_then_waits_for_a_person() {
 }
 
 #[test]
-fn a_store_that_stands_elsewhere_is_believed() {
-    let (log, mut receiver) = opened(9);
-    comes(&mut receiver, &log, 1, 2);
-    comes(&mut receiver, &log, 3, 4);
-    let effects = receiver.step(Event::Taken(routine(), Outcome::Gap(log.positions[6])));
-    assert_eq!(told(&effects), ["want 7"]);
-    assert_eq!(told(&comes(&mut receiver, &log, 7, 9)), ["take 7-9"]);
+fn another_link_may_go_on_any_number_of_times() {
+    let (log, mut receiver) = opened(40);
+    comes(&mut receiver, &log, 1, 4);
+    for seq in 1..4 {
+        // Each time the other link's range came first: no hole, and nobody's fault.
+        let gone_on = Event::Taken(routine(), Outcome::Gap(log.positions[seq]));
+        let effects = receiver.step(gone_on);
+        let [Effect::Take { cursor, .. }] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!(*cursor, log.positions[seq]);
+    }
+    assert_eq!(told(&applied(&mut receiver, &log, 4)), ["receipt 4"]);
+    // Nor when it went on past all that is here.
+    comes(&mut receiver, &log, 5, 6);
+    let past = Event::Taken(routine(), Outcome::Gap(log.positions[9]));
+    assert_eq!(told(&receiver.step(past)), ["take 5-6"]);
+    assert!(receiver.step(Event::Taken(routine(), Outcome::Known)).is_empty());
+    assert_eq!(told(&comes(&mut receiver, &log, 10, 12)), ["take 10-12"]);
 }
 
 #[test]

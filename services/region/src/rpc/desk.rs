@@ -75,6 +75,7 @@ pub(crate) async fn write(
     let incoming = [Incoming { operation, digest, encoded }];
     let answers =
         operations::apply(region, &sender, &incoming).await.map_err(|error| failed(&error))?;
+    region.answers.count(&answers, 0);
     match answers.into_iter().next() {
         Some(Answer::Applied(record)) => Ok(record),
         Some(Answer::Duplicate { record_id, .. }) => {

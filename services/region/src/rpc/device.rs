@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
 const PULL: &str = "wuling.device.v1.DeviceService/Pull";
 const WATCH: &str = "wuling.device.v1.DeviceService/Watch";
@@ -40,6 +41,7 @@ impl DeviceService for Services {
     ) -> Result<Response<pb::EnrolResponse>, Status> {
         let request = request.into_inner();
         let region = self.region(&request.region_id)?;
+        single(&region, &request)?;
         Ok(Response::new(crate::enrol::enrol(&region, request).await?))
     }
 
@@ -56,6 +58,7 @@ impl DeviceService for Services {
     ) -> Result<Response<pb::PullResponse>, Status> {
         let (region, caller) = self.caller(&request, PULL).await?;
         let request = request.into_inner();
+        single(&region, &request)?;
         let limit = match request.page_size {
             0 => PAGE_DEFAULT,
             1..=PAGE_MAX => request.page_size,
@@ -89,6 +92,7 @@ impl DeviceService for Services {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (region, caller) = self.caller(&request, WATCH).await?;
         let request = request.into_inner();
+        single(&region, &request)?;
         let wanted =
             Wanted::new(&region, &caller, request.cursor, request.purpose, &request.kinds)?;
         let messages = feed::watch(region, caller, wanted);
@@ -129,16 +133,27 @@ struct Sync {
 impl Sync {
     async fn run(mut self, mut inbound: Streaming<pb::SyncRequest>) -> Result<(), Status> {
         let soft = self.region.tasks.soft().clone();
+        let idle = self.region.limits.stream_idle();
         loop {
+            // A watch is heard of by what it is sent.
+            let silence = async {
+                if self.watching {
+                    std::future::pending().await
+                } else {
+                    tokio::time::sleep(idle).await
+                }
+            };
             // A push that was taken is answered before the next is read: the order of answers holds.
             let request = tokio::select! {
                 () = soft.cancelled() => return Ok(()),
+                () = silence => return Ok(()),
                 request = inbound.message() => request?,
             };
             match request.map(|request| request.request) {
                 None => return Ok(()),
                 Some(Some(pb::sync_request::Request::Push(request))) => {
-                    let answer = push(&self.services, request).await?;
+                    let span = tracing::debug_span!(parent: None, "rpc.sync.push");
+                    let answer = push(&self.services, request).instrument(span).await?;
                     let response = Some(pb::sync_response::Response::Push(answer));
                     if self.out.send(Ok(pb::SyncResponse { response })).await.is_err() {
                         return Ok(());
@@ -153,6 +168,7 @@ impl Sync {
     }
 
     async fn watch(&mut self, request: pb::WatchRequest) -> Result<(), Status> {
+        single(&self.region, &request)?;
         if std::mem::replace(&mut self.watching, true) {
             return Err(refuse_field("watch", "may be asked for once a stream"));
         }
@@ -181,6 +197,28 @@ impl Sync {
     }
 }
 
+/// Refuses a message that is no batch and as large as one.
+fn single(region: &Hosted, message: &impl prost::Message) -> Result<(), Status> {
+    if message.encoded_len() > region.limits.message_bytes_max as usize {
+        return Err(refuse(Reason::LimitExceeded));
+    }
+    Ok(())
+}
+
+/// A [`pb::Batch`] whose operations stay as they came: the digest that tells a repeat from a reuse is
+/// over exactly these bytes, and nothing is encoded again for it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct BatchAsSent {
+    #[prost(string, tag = "1")]
+    region_id: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    device_id: Bytes,
+    #[prost(message, optional, tag = "3")]
+    send_time: Option<prost_types::Timestamp>,
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    operations: Vec<Bytes>,
+}
+
 /// Takes a batch: the device's signature is the caller's proof, whatever the connection.
 async fn push(services: &Services, request: pb::PushRequest) -> Result<pb::PushResponse, Status> {
     let signed =
@@ -188,9 +226,16 @@ async fn push(services: &Services, request: pb::PushRequest) -> Result<pb::PushR
     if signed.batch.len() > seal::batch::BATCH_BYTES_MAX {
         return Err(refuse(Reason::LimitExceeded));
     }
-    let batch = pb::Batch::decode(signed.batch.clone())
+    // Counted before they are made: an operation of two bytes takes many more in memory.
+    if operation_count(&signed.batch) > operation::OPERATIONS_PER_BATCH_MAX {
+        return Err(operations_wrong());
+    }
+    let batch = BatchAsSent::decode(signed.batch.clone())
         .map_err(|_| refuse_field("signed_batch.batch", "is no Batch message"))?;
     let region = services.region(&batch.region_id)?;
+    if signed.batch.len() > region.limits.batch_bytes_max as usize {
+        return Err(refuse(Reason::LimitExceeded));
+    }
     let device = device(&region, &batch.device_id).await?;
     seal::batch::verify(&device.public_key, &signed.batch, &signed.signature)
         .map_err(|error| refuse(error.reason()))?;
@@ -209,10 +254,7 @@ async fn push(services: &Services, request: pb::PushRequest) -> Result<pb::PushR
         expired: device.expires_at <= now,
     };
     if batch.operations.is_empty() || batch.operations.len() > operation::OPERATIONS_PER_BATCH_MAX {
-        return Err(refuse_field(
-            "signed_batch.batch.operations",
-            "must hold 1 to 1000 operations",
-        ));
+        return Err(operations_wrong());
     }
     let results = take(&region, &sender, batch.operations).await?;
     Ok(pb::PushResponse {
@@ -220,6 +262,25 @@ async fn push(services: &Services, request: pb::PushRequest) -> Result<pb::PushR
         receive_time: Some(encode_time(now)),
         clock_offset_ms: sender.clock_offset_ms,
     })
+}
+
+fn operations_wrong() -> Status {
+    refuse_field("signed_batch.batch.operations", "must hold 1 to 1000 operations")
+}
+
+/// How many operations an encoded batch holds, as far as it can be read.
+fn operation_count(mut batch: &[u8]) -> usize {
+    use prost::encoding::{DecodeContext, decode_key, skip_field};
+    /// Number of the field.
+    const OPERATIONS: u32 = 4;
+    let mut count = 0;
+    while let Ok((number, wire_type)) = decode_key(&mut batch) {
+        count += usize::from(number == OPERATIONS);
+        if skip_field(wire_type, number, &mut batch, DecodeContext::default()).is_err() {
+            break;
+        }
+    }
+    count
 }
 
 async fn device(region: &Hosted, id: &[u8]) -> Result<DeviceRow, Status> {
@@ -232,14 +293,17 @@ async fn device(region: &Hosted, id: &[u8]) -> Result<DeviceRow, Status> {
 async fn take(
     region: &Hosted,
     sender: &Sender,
-    operations: Vec<pb::Operation>,
+    operations: Vec<Bytes>,
 ) -> Result<Vec<pb::OperationResult>, Status> {
     let mut results: Vec<Option<pb::OperationResult>> = Vec::with_capacity(operations.len());
     let mut incoming = Vec::with_capacity(operations.len());
-    for (index, pb) in operations.into_iter().enumerate() {
-        let encoded: Bytes = pb.encode_to_vec().into();
+    for encoded in operations {
+        let pb = pb::Operation::decode(encoded.clone()).map_err(|_| {
+            refuse_field("signed_batch.batch.operations", "must hold Operation messages")
+        })?;
         let operation_id = pb.operation_id.clone();
-        match operation::decode(pb, Path::ROOT.field("operations").item(index)) {
+        // Paths begin in the operation, as those of the rules do: it may be answered without its batch.
+        match operation::decode(pb, Path::ROOT) {
             Ok(operation) => {
                 let digest = operations::digest(&encoded);
                 incoming.push(Incoming { operation, digest, encoded });
@@ -256,6 +320,7 @@ async fn take(
     }
     let answers =
         operations::apply(region, sender, &incoming).await.map_err(|error| failed(&error))?;
+    region.answers.count(&answers, results.len() - incoming.len());
     release(region, sender, &answers).await.map_err(|error| failed(&error))?;
     let mut answered = incoming.iter().zip(answers);
     Ok(results
@@ -355,5 +420,25 @@ pub(super) fn region_or_own(text: &str, own: &RegionId) -> Result<RegionId, Stat
         Ok(own.clone())
     } else {
         RegionId::parse(text).map_err(|_| refuse(Reason::RegionUnknown))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_as_sent_is_the_batch_of_the_contract() {
+        let operation = pb::Operation { device_seq: 7, ..Default::default() };
+        let batch = pb::Batch {
+            region_id: "here".to_owned(),
+            device_id: Bytes::from_static(&[1; 16]),
+            send_time: Some(prost_types::Timestamp { seconds: 5, nanos: 6 }),
+            operations: vec![operation.clone(), pb::Operation::default()],
+        };
+        let sent = BatchAsSent::decode(batch.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(sent.region_id, batch.region_id);
+        assert_eq!((sent.device_id, sent.send_time), (batch.device_id, batch.send_time));
+        assert_eq!(sent.operations, [operation.encode_to_vec(), Vec::new()]);
     }
 }

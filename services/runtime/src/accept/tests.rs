@@ -1,8 +1,9 @@
 //! Goal: a bad client costs the others nothing, and a connection that must close does. Method: real
 //! sockets on loopback; what is refused is seen as an end at the client.
 
-use super::{Limits, Listener};
+use super::Listener;
 use crate::fixture::{LIMITS, Party, Port, gateway, in_time, region, server, trust};
+use crate::limits::Limits;
 use crate::tasks::{OnExit, Tasks};
 use crate::tls::{ClientAuth, ServerTls};
 use futures_util::StreamExt;
@@ -89,7 +90,7 @@ async fn a_silent_client_is_closed_after_the_handshake_timeout() {
 #[tokio::test]
 async fn one_address_may_hold_only_so_many_handshakes() {
     let (_, tls, _, _) = world();
-    let mut port = Port::open(&tls, Limits { per_ip_pending_max: Some(1), ..LIMITS }).await;
+    let mut port = Port::open(&tls, Limits { handshakes_per_ip_max: 1, ..LIMITS }).await;
     let _first = TcpStream::connect(port.addr).await.expect("connected");
     let mut second = TcpStream::connect(port.addr).await.expect("connected");
     port.beside(ended(&mut second)).await;

@@ -5,11 +5,13 @@
 //! change builds a new one.
 
 mod client;
+mod lists;
 mod server;
 #[cfg(test)]
 mod tests;
 
 pub use client::{Anchor, ClientTls, ConnectError};
+pub use lists::Lists;
 pub use server::{ClientAuth, Hosted, ServerTls, Trust};
 
 use crate::pki::IssuedKey;

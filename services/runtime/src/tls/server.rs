@@ -1,9 +1,10 @@
 //! The server's side: which certificate it shows, and whose it takes.
 
 use super::{ALPN, TlsError, certified, provider, roots};
+use crate::connections::{Peer, Shown};
 use crate::identity::{Identity, IdentityError, Owner, identity_of};
-use crate::pki::{IssuedKey, fingerprint};
-use domain::kernel::LinkageId;
+use crate::pki::{IssuedKey, RevocationList, Validity, fingerprint, serial_of};
+use domain::kernel::{LinkageId, Timestamp};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -51,9 +52,16 @@ pub struct Hosted {
 #[derive(Clone)]
 pub struct Trust {
     linkage: LinkageId,
-    authorities: HashMap<Owner, Arc<dyn ClientCertVerifier>>,
+    authorities: HashMap<Owner, Known>,
     revoked: HashSet<Identity>,
     revoked_certificates: HashSet<[u8; 32]>,
+}
+
+/// An authority, and what it no longer stands by.
+#[derive(Clone)]
+struct Known {
+    verifier: Arc<dyn ClientCertVerifier>,
+    list: Option<Arc<RevocationList>>,
 }
 
 /// Why the name in a client's certificate was refused.
@@ -71,6 +79,7 @@ enum Refusal {
 struct Current {
     config: Arc<ServerConfig>,
     trust: Arc<Trust>,
+    expires_at: Timestamp,
 }
 
 #[derive(Debug)]
@@ -95,7 +104,8 @@ impl ServerTls {
         Ok(Self { client_auth, current: Arc::new(RwLock::new(current)) })
     }
 
-    /// Replaces both for handshakes to come. Open connections stay: who is revoked is closed by
+    /// Replaces both for handshakes to come. Open connections stay: who is no longer
+    /// [admitted](Self::admits) is closed by
     /// [`Connections::close`](crate::connections::Connections::close), after this.
     ///
     /// # Errors
@@ -111,10 +121,24 @@ impl ServerTls {
         Arc::clone(&self.current().config)
     }
 
-    /// Whether trust still holds for a peer. Asked once more when its handshake is over: it may
-    /// have begun before a revocation.
-    pub(crate) fn admits(&self, identity: &Identity, certificate: &[u8; 32]) -> bool {
-        self.current().trust.admits(identity, certificate)
+    /// Whether trust still holds for a peer; one that showed no certificate rests on none. Asked once
+    /// more when a handshake is over: it may have begun before a revocation.
+    pub fn admits(&self, peer: &Peer) -> bool {
+        match (&peer.identity, &peer.certificate) {
+            (Some(identity), Some(shown)) => self.current().trust.admits(identity, shown),
+            _ => true,
+        }
+    }
+
+    /// Whether what the authority of `owner` has revoked since is not known. Its parties are then
+    /// admitted, but may do only what harms nobody.
+    pub fn is_stale(&self, owner: &Owner, now: Timestamp) -> bool {
+        self.current().trust.is_stale(owner, now)
+    }
+
+    /// When the first of the certificates shown runs out.
+    pub fn expires_at(&self) -> Timestamp {
+        self.current().expires_at
     }
 
     fn current(&self) -> Current {
@@ -142,8 +166,15 @@ impl Trust {
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
             .build()
             .map_err(TlsError::Verifier)?;
-        self.authorities.insert(owner, verifier);
+        self.authorities.insert(owner, Known { verifier, list: None });
         Ok(())
+    }
+
+    /// Takes no certificate of `owner` that is on this list. Without a list none is asked for.
+    pub fn add_list(&mut self, owner: &Owner, list: Arc<RevocationList>) {
+        if let Some(known) = self.authorities.get_mut(owner) {
+            known.list = Some(list);
+        }
     }
 
     /// Takes no certificate of this party, whatever its date.
@@ -157,10 +188,16 @@ impl Trust {
     }
 
     /// Whether a party that has proved its name is still welcome.
-    fn admits(&self, identity: &Identity, certificate: &[u8; 32]) -> bool {
-        self.authorities.contains_key(&identity.owner())
-            && !self.revoked.contains(identity)
-            && !self.revoked_certificates.contains(certificate)
+    fn admits(&self, identity: &Identity, shown: &Shown) -> bool {
+        let Some(known) = self.authorities.get(&identity.owner()) else { return false };
+        !self.revoked.contains(identity)
+            && !self.revoked_certificates.contains(&shown.sha256)
+            && !known.list.as_ref().is_some_and(|list| list.revokes(&shown.serial))
+    }
+
+    pub(super) fn is_stale(&self, owner: &Owner, now: Timestamp) -> bool {
+        let list = self.authorities.get(owner).and_then(|known| known.list.as_ref());
+        list.is_some_and(|list| list.expires_at < now)
     }
 
     fn verify(
@@ -174,11 +211,13 @@ impl Trust {
             return Err(Refusal::OtherLinkage(linkage).into());
         }
         let owner = identity.owner();
-        let Some(authority) = self.authorities.get(&owner) else {
+        let Some(known) = self.authorities.get(&owner) else {
             return Err(Refusal::NoAuthority(owner).into());
         };
-        let verified = authority.verify_client_cert(end_entity, intermediates, now)?;
-        if self.admits(&identity, &fingerprint(end_entity)) {
+        let verified = known.verifier.verify_client_cert(end_entity, intermediates, now)?;
+        let serial = serial_of(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        let shown = Shown { sha256: fingerprint(end_entity), serial: serial.into() };
+        if self.admits(&identity, &shown) {
             Ok(verified)
         } else {
             Err(CertificateError::Revoked.into())
@@ -206,17 +245,22 @@ impl From<Refusal> for rustls::Error {
 impl Current {
     fn build(hosted: &[Hosted], trust: Trust, client_auth: ClientAuth) -> Result<Self, TlsError> {
         let trust = Arc::new(trust);
+        let keys = HostedKeys::of(hosted)?;
+        let ends = keys.by_name.values().filter_map(|key| key.cert.first());
+        // What cannot be read was refused before; nothing shown never runs out.
+        let ends = ends.filter_map(|der| Validity::of(der).ok()).map(|validity| validity.not_after);
+        let expires_at = ends.min().unwrap_or(Timestamp::from_micros(i64::MAX));
         let verifier = PeerVerifier { trust: Arc::clone(&trust), client_auth };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(TlsError::Key)?
             .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(Arc::new(HostedKeys::of(hosted)?));
+            .with_cert_resolver(Arc::new(keys));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
-        Ok(Self { config: Arc::new(config), trust })
+        Ok(Self { config: Arc::new(config), trust, expires_at })
     }
 }
 

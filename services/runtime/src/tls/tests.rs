@@ -21,12 +21,13 @@ async fn check(tls: &ServerTls, client: &ClientTls) -> Result<Peer, String> {
     let mut port = Port::open(tls, LIMITS).await;
     let endpoint = port.addr.to_string();
     let mut seen = None;
-    let greeting = async {
+    let greeting = Box::pin(async {
         let mut stream =
             client.connect(&endpoint).await.map_err(|error| ErrorChain(&error).to_string())?;
         stream.read_u8().await.map_err(|error| error.to_string())
-    };
-    let greeter = async {
+    });
+    // Boxed, because connections are large and futures that hold a few of them should not be.
+    let greeter = Box::pin(async {
         let mut open = Vec::new();
         while let Some(Ok(mut io)) = port.incoming.next().await {
             seen = Some(io.peer().clone());
@@ -34,7 +35,7 @@ async fn check(tls: &ServerTls, client: &ClientTls) -> Result<Peer, String> {
             io.flush().await.expect("flushed");
             open.push(io);
         }
-    };
+    });
     let greeted = in_time(async {
         tokio::select! {
             greeted = greeting => greeted,
@@ -61,7 +62,7 @@ fn world(client_auth: ClientAuth) -> (Party, ServerTls, Party, Party) {
 async fn a_client_without_a_certificate_is_nobody_or_refused() {
     let (gateway, tls, _, _) = world(ClientAuth::Optional);
     let peer = check(&tls, &gateway.client(None)).await.expect("let in");
-    assert_eq!((peer.identity, peer.certificate), (None, None));
+    assert!(peer.identity.is_none() && peer.certificate.is_none());
     let (gateway, tls, _, _) = world(ClientAuth::Required);
     check_refused(&tls, &gateway.client(None), "CertificateRequired").await;
 }
@@ -72,7 +73,8 @@ async fn a_region_and_its_phone_are_known_by_name() {
     let key = a.key();
     let peer = check(&tls, &gateway.client(Some(&key))).await.expect("let in");
     assert_eq!(peer.identity, Some(a.identity.clone()));
-    assert_eq!(peer.certificate, Some(fingerprint(&key.chain_der[0])));
+    let shown = peer.certificate.expect("shown");
+    assert_eq!(shown.sha256, fingerprint(&key.chain_der[0]));
     assert_eq!(peer.server_name.as_deref(), Some("gw1.gateway.wuling.internal"));
     let (phone, key) = a.phone();
     let peer = check(&tls, &gateway.client(Some(&key))).await.expect("let in");

@@ -8,6 +8,8 @@ pub use receipt::{GatewayReceipt, ReceiptVerdict};
 pub use segment::{SegmentVerdict, SegmentWrite, StoredSegment, StoredStream};
 
 use crate::ReadError;
+use crate::depth::{self, DepthRow};
+use crate::metrics::Metrics;
 use crate::sqlite::{self, Migration, OpenError, uint};
 use crate::writer::{Answer, Call, Queue, WriteError, Writer};
 use bytes::Bytes;
@@ -50,6 +52,7 @@ pub struct Store {
     queue: Queue<Job>,
     readers: SqlitePool,
     committed: broadcast::Sender<Committed>,
+    metrics: Metrics,
 }
 
 /// A signed agreement version.
@@ -73,6 +76,9 @@ pub(crate) enum Job {
     Agreement(Call<AgreementRow, ()>),
 }
 
+/// Names of the kinds of jobs, in the order of [`Answer::kind`].
+const JOB_KINDS: &[&str] = &["segments", "receipt", "head", "agreement"];
+
 impl Store {
     /// Opens or makes the store of `gateway` at `path`. The writer must be run on a thread of its own.
     ///
@@ -86,7 +92,25 @@ impl Store {
         let memory = Memory::load(&conn)?;
         let state = State { memory, pending: Pending::default(), committed: committed.clone() };
         let readers = sqlite::open_readers(path).await?;
-        Ok((Self { queue, readers, committed }, Writer::new(conn, jobs, state)))
+        let pool = readers.clone();
+        let metrics = Metrics::new(gateway.to_string(), path, "gateway.write", JOB_KINDS, pool);
+        let store = Self { queue, readers, committed, metrics: metrics.clone() };
+        Ok((store, Writer::new(conn, jobs, state, metrics)))
+    }
+
+    /// What the store measures of itself, brought up to date.
+    pub async fn measure(&self) -> Metrics {
+        self.metrics.refresh(self.queue.waiting()).await;
+        self.metrics.clone()
+    }
+
+    /// How far each party is behind in each stream.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.depths.list", level = "debug", skip_all)]
+    pub async fn list_depths(&self) -> Result<Vec<DepthRow>, ReadError> {
+        depth::read(&self.readers, depth::GATEWAY).await
     }
 
     /// Hears of every commit from now on. A listener that falls behind is told how many it missed.
@@ -136,6 +160,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.agreements.list", level = "debug", skip_all)]
     pub async fn list_agreements(&self) -> Result<Vec<AgreementRow>, ReadError> {
         let rows = sqlx::query(AGREEMENTS).fetch_all(&self.readers).await?;
         rows.iter()
@@ -313,6 +338,15 @@ impl Answer for Job {
             Self::Agreement(call) => call.answer(flushed),
         }
     }
+
+    fn kind(&self) -> usize {
+        match self {
+            Self::Segments(_) => 0,
+            Self::Receipt(_) => 1,
+            Self::Head(_) => 2,
+            Self::Agreement(_) => 3,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -323,7 +357,7 @@ mod tests {
     fn every_statement_of_the_readers_can_be_prepared() {
         let dir = tempfile::tempdir().unwrap();
         let conn = sqlite::open_writer(&dir.path().join("gateway.sqlite"), MIGRATIONS).unwrap();
-        for sql in [receipt::STATEMENTS, segment::STATEMENTS].concat() {
+        for sql in [receipt::STATEMENTS, segment::STATEMENTS, &[depth::GATEWAY]].concat() {
             assert!(conn.prepare(sql).is_ok(), "{sql}");
         }
     }

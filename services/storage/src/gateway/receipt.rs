@@ -50,6 +50,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.receipts.list", level = "debug", skip_all)]
     pub async fn list_receipts(&self) -> Result<Vec<GatewayReceipt>, ReadError> {
         let rows = sqlx::query(RECEIPTS).fetch_all(&self.readers).await?;
         rows.iter()

@@ -3,14 +3,14 @@
 
 use super::{State, Store};
 use crate::ReadError;
-use crate::sqlite::{blob, insert_rows, int, uint};
+use crate::sqlite::{Insert, int, uint};
 use bytes::Bytes;
 use domain::kernel::{RegionId, Timestamp};
 use domain::stream::{Position, StreamId};
 use futures_util::TryStreamExt as _;
-use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _};
 use sqlx::Row as _;
+use std::sync::LazyLock;
 
 /// A verified segment.
 #[derive(Clone, Debug)]
@@ -83,6 +83,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.segments.list", level = "debug", skip_all)]
     pub async fn list_segments(
         &self,
         stream: &StreamId,
@@ -112,6 +113,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.streams.list", level = "debug", skip_all)]
     pub async fn list_streams(&self) -> Result<Vec<StoredStream>, ReadError> {
         let rows = sqlx::query(STREAMS).fetch_all(&self.readers).await?;
         rows.iter()
@@ -136,14 +138,14 @@ pub(super) fn store(
     conn: &Connection,
     segments: &[SegmentWrite],
 ) -> rusqlite::Result<Vec<SegmentVerdict>> {
-    let mut rows = Vec::new();
+    let mut rows: Vec<Row<'_>> = Vec::new();
     let mut verdicts = Vec::with_capacity(segments.len());
     for segment in segments {
         let last = state.memory.last(&segment.stream);
         let next = segment.before == last || fast_forward(state, segment, last);
         let verdict = if next {
             let number = number(state, conn, &segment.stream)?;
-            rows.push(row(number, segment));
+            rows.push((number, segment));
             state.memory.streams.insert(segment.stream.clone(), (number, segment.after));
             state.pending.streams.insert(segment.stream.clone(), segment.after);
             state.pending.segment(segment);
@@ -191,6 +193,16 @@ fn refill(
     if end || overlapping.iter().any(|held| differs(held, segment)) {
         return Ok(SegmentVerdict::Forked(last));
     }
+    if packs(&overlapping, segment) {
+        conn.prepare_cached(
+            "DELETE FROM segment WHERE stream_no = ?1 AND first_seq > ?2 AND last_seq <= ?3",
+        )?
+        .execute((number, int(segment.before.seq), int(segment.after.seq)))?;
+        write_rows(conn, &mut vec![(number, segment)])?;
+        state.pending.streams.insert(segment.stream.clone(), last);
+        state.pending.segment(segment);
+        return Ok(SegmentVerdict::Stored(last));
+    }
     if !overlapping.is_empty() {
         return Ok(SegmentVerdict::Known(last));
     }
@@ -221,7 +233,7 @@ fn refill(
         // It touches nothing that is known, so nothing proves that it belongs here yet.
         return Ok(SegmentVerdict::Apart(last));
     }
-    write_rows(conn, &mut vec![row(number, segment)])?;
+    write_rows(conn, &mut vec![(number, segment)])?;
     state.pending.streams.insert(segment.stream.clone(), last);
     state.pending.segment(segment);
     Ok(SegmentVerdict::Stored(last))
@@ -235,13 +247,22 @@ fn overlapping(
 ) -> rusqlite::Result<Vec<(Position, Position)>> {
     conn.prepare_cached(
         "SELECT first_seq - 1, h_before, last_seq, h_after FROM segment
-         WHERE stream_no = ?1 AND first_seq <= ?3 AND last_seq >= ?2",
+         WHERE stream_no = ?1 AND first_seq <= ?3 AND last_seq >= ?2 ORDER BY first_seq",
     )?
     .query_map((number, int(segment.before.seq + 1), int(segment.after.seq)), |row| {
         let before = Position { seq: uint(row.get(0)?), h: row.get(1)? };
         Ok((before, Position { seq: uint(row.get(2)?), h: row.get(3)? }))
     })?
     .collect()
+}
+
+/// Whether the range is several that are held, packed as one: they follow one another, and lead from the
+/// same hash to the same hash. So the chain says that the entries are the same.
+fn packs(held: &[(Position, Position)], segment: &SegmentWrite) -> bool {
+    held.len() > 1
+        && held.first().is_some_and(|(before, _)| *before == segment.before)
+        && held.last().is_some_and(|(_, after)| *after == segment.after)
+        && held.windows(2).all(|pair| pair[0].1 == pair[1].0)
 }
 
 /// Whether two packagings of one range tell different hashes of one place. Where they were cut at other
@@ -265,21 +286,24 @@ fn number(state: &mut State, conn: &Connection, stream: &StreamId) -> rusqlite::
     Ok(number)
 }
 
-fn row(number: i64, segment: &SegmentWrite) -> Vec<Value> {
-    vec![
-        Value::Integer(number),
-        int(segment.before.seq + 1),
-        int(segment.after.seq),
-        blob(&segment.before.h),
-        blob(&segment.after.h),
-        Value::Blob(segment.encoded.to_vec()),
-        Value::Integer(segment.now.micros()),
-    ]
-}
+static SEGMENT: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO segment (stream_no, first_seq, last_seq, h_before, h_after, encoded, stored_at)";
+    Insert::new(head, 7, "")
+});
 
-fn write_rows(conn: &Connection, rows: &mut Vec<Vec<Value>>) -> rusqlite::Result<()> {
-    const SEGMENT: &str = "INSERT INTO segment (stream_no, first_seq, last_seq, h_before, h_after, encoded, stored_at)";
-    insert_rows(conn, SEGMENT, 7, "", rows)?;
+/// A segment to write, under the number of its stream.
+type Row<'a> = (i64, &'a SegmentWrite);
+
+fn write_rows(conn: &Connection, rows: &mut Vec<Row<'_>>) -> rusqlite::Result<()> {
+    SEGMENT.write(conn, rows, |(number, segment), to| {
+        to.put(number)?;
+        to.put(int(segment.before.seq + 1))?;
+        to.put(int(segment.after.seq))?;
+        to.put(segment.before.h.as_slice())?;
+        to.put(segment.after.h.as_slice())?;
+        to.put(segment.encoded.as_ref())?;
+        to.put(segment.now.micros())
+    })?;
     rows.clear();
     Ok(())
 }

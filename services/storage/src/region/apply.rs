@@ -2,13 +2,13 @@
 
 use super::commit::read_revision;
 use super::{FeedItem, FeedSource, InboxState, State};
-use crate::sqlite::{blob, insert_rows, int, uint};
+use crate::sqlite::{Insert, int, select_in, uint};
 use bytes::Bytes;
 use domain::kernel::{Kind, Reason, RecordId, RegionId, Revision, Timestamp};
 use domain::stream::{Position, StreamId};
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 /// A view, or the withdrawal of one.
 #[derive(Clone, Debug)]
@@ -120,10 +120,16 @@ pub(super) fn run(
         }
     };
     if inbox.applied == apply.before {
+        #[cfg(feature = "known-bad")]
+        crate::known_bad::forget_views(conn, inbox.number, apply.before)?;
         keep_entries(state, conn, &mut inbox, apply)?;
+        #[cfg(feature = "known-bad")]
+        crate::known_bad::pass(crate::known_bad::Point::ViewsWritten);
         inbox.applied = apply.after;
         conn.prepare_cached("UPDATE inbox SET applied_seq = ?2, applied_h = ?3, parked_count = ?4 WHERE inbox_no = ?1")?
             .execute((inbox.number, int(inbox.applied.seq), inbox.applied.h.as_slice(), int(inbox.parked_count)))?;
+        #[cfg(feature = "known-bad")]
+        crate::known_bad::forget_cursor(conn, inbox.number, apply.before)?;
         state.pending.inbox.insert(apply.stream.clone(), inbox.applied);
         state.pending.now = Some(apply.now);
     }
@@ -131,37 +137,47 @@ pub(super) fn run(
     Ok(Applied { position: inbox.applied, parked_count: inbox.parked_count })
 }
 
+/// Names a record: no neighbour can put another's record behind one of its own.
+type RecordKey<'a> = (&'a RegionId, RecordId);
+
+/// A view to write.
+struct Line<'a> {
+    feed_seq: u64,
+    seq: u64,
+    view: &'a ViewRow,
+    withdrawn: bool,
+    /// It was the newest of its record when it came.
+    current: bool,
+}
+
+/// An entry to park: seq, why, salt, bytes.
+type ParkedLine<'a> = (u64, Reason, &'a [u8; 16], &'a Bytes);
+
 fn keep_entries(
     state: &mut State,
     conn: &Connection,
     inbox: &mut InboxState,
     apply: &Apply,
 ) -> rusqlite::Result<()> {
-    let mut views = Vec::new();
-    let mut parked = Vec::new();
+    let mut views = Vec::with_capacity(apply.entries.len());
+    let mut parked: Vec<ParkedLine<'_>> = Vec::new();
     // The newest of each record, as far as this range has changed it.
-    let mut newest: HashMap<(RegionId, RecordId), (Revision, u64)> = HashMap::new();
-    for entry in &apply.entries {
-        match &entry.item {
+    let mut newest = newest_held(conn, apply)?;
+    for InboxEntry { seq, item } in &apply.entries {
+        match item {
             InboxItem::Control => {}
             InboxItem::View(view) | InboxItem::Withdrawal(view) => {
-                let key = (view.birth_region.clone(), view.record_id);
-                let held = match newest.get(&key) {
-                    Some(held) => Some(*held),
-                    None => newest_held(conn, &key)?,
-                };
+                let key = (&view.birth_region, view.record_id);
+                let (held, came) = (newest.get(&key), (view.revision, view.share_n));
                 // A late lower one is history, whatever lane brought it.
-                let current = held.is_none_or(|held| held < (view.revision, view.share_n));
-                newest.insert(
-                    key,
-                    held.map_or((view.revision, view.share_n), |held| {
-                        held.max((view.revision, view.share_n))
-                    }),
-                );
-                let withdrawn = matches!(entry.item, InboxItem::Withdrawal(_));
+                let current = held.is_none_or(|held| *held < came);
+                if current {
+                    newest.insert(key, came);
+                }
+                let withdrawn = matches!(item, InboxItem::Withdrawal(_));
                 state.memory.feed_seq += 1;
                 let feed_seq = state.memory.feed_seq;
-                views.push(view_row(feed_seq, inbox.number, entry.seq, view, withdrawn, current));
+                views.push(Line { feed_seq, seq: *seq, view, withdrawn, current });
                 if current {
                     let source = if withdrawn { FeedSource::Withdrawal } else { FeedSource::View };
                     let encoded = view.encoded.clone();
@@ -173,76 +189,92 @@ fn keep_entries(
                     });
                 }
             }
-            InboxItem::Parked { reason, salt, entry: bytes } => {
+            InboxItem::Parked { reason, salt, entry } => {
                 inbox.parked_count += 1;
-                parked.push(vec![
-                    Value::Integer(inbox.number),
-                    int(entry.seq),
-                    Value::Integer(reason.code().into()),
-                    blob(salt),
-                    Value::Blob(bytes.to_vec()),
-                    Value::Integer(apply.now.micros()),
-                ]);
+                parked.push((*seq, *reason, salt, entry));
             }
         }
     }
-    insert_rows(
-        conn,
-        "INSERT INTO view (feed_seq, inbox_no, seq, record_id, birth_region, kind, revision_t, revision_epoch, revision_n, share_n, withdrawn, current, view_sha256, expires_at, encoded)",
-        15,
-        "",
-        &views,
-    )?;
-    insert_rows(
-        conn,
-        "INSERT INTO parked (inbox_no, seq, reason, salt, entry, parked_at)",
-        6,
-        "",
-        &parked,
-    )
+    write_views(conn, inbox.number, &views)?;
+    PARKED.write(conn, &parked, |(seq, reason, salt, entry), to| {
+        to.put(inbox.number)?;
+        to.put(int(*seq))?;
+        to.put(reason.code())?;
+        to.put(salt.as_slice())?;
+        to.put(entry.as_ref())?;
+        to.put(apply.now.micros())
+    })
 }
 
-/// Newest view of a record, which birth region and id name together: no neighbour can put another's
-/// record behind one of its own.
-fn newest_held(
+static PARKED: LazyLock<Insert> = LazyLock::new(|| {
+    Insert::new("INSERT INTO parked (inbox_no, seq, reason, salt, entry, parked_at)", 6, "")
+});
+static VIEW: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO view (feed_seq, inbox_no, seq, record_id, birth_region, kind, revision_t, revision_epoch, revision_n, share_n, withdrawn, current, view_sha256, expires_at, encoded)";
+    Insert::new(head, 15, "")
+});
+
+/// Newest view of each record that the range touches and that is held already.
+fn newest_held<'a>(
     conn: &Connection,
-    (birth_region, record): &(RegionId, RecordId),
-) -> rusqlite::Result<Option<(Revision, u64)>> {
-    let found = conn
-        .prepare_cached(
-            "SELECT revision_t, revision_epoch, revision_n, share_n FROM view WHERE record_id = ?1 AND birth_region = ?2
-             ORDER BY revision_t DESC, revision_epoch DESC, revision_n DESC, share_n DESC LIMIT 1",
-        )?
-        .query_row((record.as_bytes().as_slice(), birth_region.as_str()), |row| {
-            Ok((read_revision(row, 0)?, uint(row.get(3)?)))
+    apply: &'a Apply,
+) -> rusqlite::Result<HashMap<RecordKey<'a>, (Revision, u64)>> {
+    #[cfg(feature = "known-bad")]
+    if crate::known_bad::is(crate::known_bad::Variant::DedupeThatForgets) {
+        return Ok(HashMap::new());
+    }
+    let views = || {
+        apply.entries.iter().filter_map(|entry| match &entry.item {
+            InboxItem::View(view) | InboxItem::Withdrawal(view) => Some(view),
+            InboxItem::Control | InboxItem::Parked { .. } => None,
         })
-        .optional()?;
-    Ok(found.and_then(|(revision, share_n)| Some((revision?, share_n))))
+    };
+    let ids: Vec<&[u8]> = views().map(|view| view.record_id.as_bytes().as_slice()).collect();
+    let rows = select_in(
+        conn,
+        "SELECT record_id, birth_region, revision_t, revision_epoch, revision_n, share_n FROM view WHERE current = 1 AND record_id",
+        &ids,
+        |row| {
+            let (id, birth_region): (Vec<u8>, String) = (row.get(0)?, row.get(1)?);
+            Ok((id, birth_region, read_revision(row, 2)?, uint(row.get(5)?)))
+        },
+    )?;
+    let mut newest = HashMap::with_capacity(ids.len());
+    if rows.is_empty() {
+        return Ok(newest);
+    }
+    let keys: HashMap<(&[u8], &str), RecordKey<'a>> = views()
+        .map(|view| {
+            let key = (&view.birth_region, view.record_id);
+            ((view.record_id.as_bytes().as_slice(), view.birth_region.as_str()), key)
+        })
+        .collect();
+    for (id, birth_region, revision, share_n) in &rows {
+        let key = keys.get(&(id.as_slice(), birth_region.as_str()));
+        if let (Some(key), Some(revision)) = (key, revision) {
+            let held = newest.entry(*key).or_insert((*revision, *share_n));
+            *held = (*held).max((*revision, *share_n));
+        }
+    }
+    Ok(newest)
 }
 
-fn view_row(
-    feed_seq: u64,
-    inbox_no: i64,
-    seq: u64,
-    view: &ViewRow,
-    withdrawn: bool,
-    current: bool,
-) -> Vec<Value> {
-    vec![
-        int(feed_seq),
-        Value::Integer(inbox_no),
-        int(seq),
-        blob(view.record_id.as_bytes()),
-        Value::Text(view.birth_region.to_string()),
-        Value::Integer(view.kind.code().into()),
-        Value::Integer(view.revision.t.into()),
-        blob(view.revision.epoch.as_bytes()),
-        int(view.revision.n),
-        int(view.share_n),
-        Value::Integer(withdrawn.into()),
-        Value::Integer(current.into()),
-        view.view_sha256.map_or(Value::Null, |hash| blob(&hash)),
-        Value::Integer(view.expires_at.micros()),
-        Value::Blob(view.encoded.to_vec()),
-    ]
+fn write_views(conn: &Connection, inbox_no: i64, views: &[Line<'_>]) -> rusqlite::Result<()> {
+    VIEW.write(conn, views, |Line { feed_seq, seq, view, withdrawn, current }, to| {
+        to.put(int(*feed_seq))?;
+        to.put(inbox_no)?;
+        to.put(int(*seq))?;
+        to.put(view.record_id.as_bytes().as_slice())?;
+        to.put(view.birth_region.as_str())?;
+        to.put(view.kind.code())?;
+        to.put(view.revision.t)?;
+        to.put(view.revision.epoch.as_bytes().as_slice())?;
+        to.put(int(view.revision.n))?;
+        to.put(int(view.share_n))?;
+        to.put(withdrawn)?;
+        to.put(current)?;
+        to.put(view.view_sha256.as_ref().map(<[u8; 32]>::as_slice))?;
+        to.put(view.expires_at.micros())?;
+        to.put(view.encoded.as_ref())
+    })
 }

@@ -3,8 +3,10 @@
 //! The rules were asked before, outside; here it is only made sure that what they saw still stands. A
 //! commit whose ground has moved is handed back whole and decided again.
 
+use super::stream::OutboxEntry;
+use super::tail::Numbered;
 use super::{FeedItem, FeedSource, Job, ShownKey, State};
-use crate::sqlite::{blob, insert_rows, int, select_in, uint};
+use crate::sqlite::{Insert, int, select_in, uint};
 use bytes::Bytes;
 use domain::kernel::{
     AgreementId, DeviceId, Epoch, Kind, Lane, OperationId, Reason, RecordId, RetentionClass,
@@ -12,8 +14,8 @@ use domain::kernel::{
 };
 use domain::stream::{LastShown, Position, Standing, StreamId};
 use rusqlite::Connection;
-use rusqlite::types::Value;
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 /// What became of an operation, as it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,35 +171,63 @@ enum Old {
 
 /// Rows to write, gathered over all jobs of the transaction.
 #[derive(Default)]
-struct Rows {
-    operations: Vec<Vec<Value>>,
-    records: Vec<Option<Vec<Value>>>,
-    history: Vec<Vec<Value>>,
-    replaced: Vec<Value>,
+struct Rows<'a> {
+    operations: Vec<&'a OperationRow>,
+    /// With their places in the feed; `None`: replaced before it was written.
+    records: Vec<Option<(u64, &'a RecordWrite)>>,
+    /// Records that were replaced before they were written, and when.
+    history: Vec<(&'a RecordWrite, Timestamp)>,
+    /// Places in the feed of records that were replaced.
+    replaced: Vec<i64>,
     shown: HashMap<ShownKey, LastShown>,
-    outbox: Vec<Vec<Value>>,
+    outbox: Vec<OutboxRow<'a>>,
+}
+
+/// An entry to write.
+struct OutboxRow<'a> {
+    stream_no: i64,
+    position: Position,
+    salt: &'a [u8; 16],
+    entry: &'a Bytes,
+    /// What it shows; `None` for the entry that opens the stream.
+    share: Option<&'a ShareWrite>,
+    numbered_at: Timestamp,
+    expires_at: Timestamp,
 }
 
 /// Applies every commit among the jobs.
 pub(super) fn run(state: &mut State, conn: &Connection, jobs: &mut [Job]) -> rusqlite::Result<()> {
+    let verdicts = write(state, conn, jobs)?;
+    let calls =
+        jobs.iter_mut().filter_map(|job| if let Job::Commit(c) = job { Some(c) } else { None });
+    calls.zip(verdicts).for_each(|(call, verdict)| call.set(verdict));
+    Ok(())
+}
+
+/// Writes what can be written; one verdict a commit.
+fn write(
+    state: &mut State,
+    conn: &Connection,
+    jobs: &[Job],
+) -> rusqlite::Result<Vec<CommitVerdict>> {
     let commits = || {
         jobs.iter().filter_map(|job| if let Job::Commit(c) = job { Some(&c.input) } else { None })
     };
     if commits().next().is_none() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let mut ground = Ground::read(conn, &commits())?;
     let mut rows = Rows::default();
-    for job in jobs.iter_mut() {
-        let Job::Commit(call) = job else { continue };
-        let verdict = ground.check(&call.input);
+    let mut verdicts = Vec::new();
+    for commit in commits() {
+        let verdict = ground.check(commit);
         if verdict == CommitVerdict::Done {
-            state.pending.now = Some(call.input.now);
-            for item in &call.input.items {
-                put(state, conn, &mut ground, &mut rows, item, call.input.now)?;
+            state.pending.now = Some(commit.now);
+            for item in &commit.items {
+                put(state, conn, &mut ground, &mut rows, item, commit.now)?;
             }
         }
-        call.set(verdict);
+        verdicts.push(verdict);
     }
     rows.write(conn)?;
     for (stream, position) in &state.pending.streams {
@@ -208,7 +238,7 @@ pub(super) fn run(state: &mut State, conn: &Connection, jobs: &mut [Job]) -> rus
             .execute((number, int(position.seq), position.h.as_slice()))?;
         }
     }
-    Ok(())
+    Ok(verdicts)
 }
 
 impl Ground {
@@ -217,8 +247,8 @@ impl Ground {
         commits: &(impl Iterator<Item = &'a Commit> + Clone),
     ) -> rusqlite::Result<Self> {
         let items = || commits.clone().flat_map(|commit| &commit.items);
-        let ids: Vec<Value> =
-            items().map(|item| blob(item.operation.operation_id.as_bytes())).collect();
+        let ids: Vec<&[u8]> =
+            items().map(|item| item.operation.operation_id.as_bytes().as_slice()).collect();
         let mut ground = Self::default();
         let operations = select_in(
             conn,
@@ -234,7 +264,7 @@ impl Ground {
             .collect();
         let written: HashSet<RecordId> =
             items().filter_map(|item| item.write.as_ref()).map(|w| w.record_id).collect();
-        let keys: Vec<Value> = written.iter().map(|id| blob(id.as_bytes())).collect();
+        let keys: Vec<&[u8]> = written.iter().map(|id| id.as_bytes().as_slice()).collect();
         ground.revisions = select_in(
             conn,
             "SELECT record_id, revision_t, revision_epoch, revision_n, feed_seq FROM record WHERE record_id",
@@ -245,7 +275,8 @@ impl Ground {
         .filter_map(|(id, revision, feed_seq)| Some((RecordId::from_slice(&id)?, (revision?, Old::Stored(feed_seq)))))
         .collect();
         // What was shown is remembered for records that were there before; a new one has no memory.
-        let known: Vec<Value> = ground.revisions.keys().map(|id| blob(id.as_bytes())).collect();
+        let known: Vec<&[u8]> =
+            ground.revisions.keys().map(|id| id.as_bytes().as_slice()).collect();
         ground.share_ns = select_in(
             conn,
             "SELECT record_id, agreement_id, share_n FROM shown WHERE record_id",
@@ -305,16 +336,16 @@ impl Ground {
     }
 }
 
-fn put(
+fn put<'a>(
     state: &mut State,
     conn: &Connection,
     ground: &mut Ground,
-    rows: &mut Rows,
-    item: &CommitItem,
+    rows: &mut Rows<'a>,
+    item: &'a CommitItem,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     ground.operations.insert(item.operation.operation_id, item.operation.outcome);
-    rows.operations.push(operation_row(&item.operation));
+    rows.operations.push(&item.operation);
     if let Some(write) = &item.write {
         put_record(state, conn, ground, rows, write)?;
     }
@@ -327,16 +358,15 @@ fn put(
     Ok(())
 }
 
-fn put_record(
+fn put_record<'a>(
     state: &mut State,
     conn: &Connection,
     ground: &mut Ground,
-    rows: &mut Rows,
-    write: &RecordWrite,
+    rows: &mut Rows<'a>,
+    write: &'a RecordWrite,
 ) -> rusqlite::Result<()> {
     state.memory.feed_seq += 1;
     let feed_seq = state.memory.feed_seq;
-    let (id, revision) = (write.record_id.as_bytes(), write.revision);
     match ground.revisions.get(&write.record_id).map(|(_, old)| old.clone()) {
         None => {}
         Some(Old::Stored(old_seq)) => {
@@ -345,27 +375,16 @@ fn put_record(
                  SELECT record_id, revision_t, revision_epoch, revision_n, ?2, expires_at, encoded FROM record WHERE feed_seq = ?1",
             )?
             .execute((old_seq, write.received_at.micros()))?;
-            rows.replaced.push(Value::Integer(old_seq));
+            rows.replaced.push(old_seq);
         }
         Some(Old::Fresh(index)) => {
-            if let Some(old) = rows.records.get_mut(index).and_then(Option::take) {
-                rows.history.push(history_row(old, write.received_at));
+            if let Some((_, old)) = rows.records.get_mut(index).and_then(Option::take) {
+                rows.history.push((old, write.received_at));
             }
         }
     }
-    ground.revisions.insert(write.record_id, (revision, Old::Fresh(rows.records.len())));
-    rows.records.push(Some(vec![
-        int(feed_seq),
-        blob(id),
-        Value::Integer(write.kind.code().into()),
-        Value::Integer(revision.t.into()),
-        blob(revision.epoch.as_bytes()),
-        int(revision.n),
-        Value::Integer(write.received_at.micros()),
-        Value::Integer(write.retention_class.code().into()),
-        Value::Integer(write.expires_at.micros()),
-        Value::Blob(write.encoded.to_vec()),
-    ]));
+    ground.revisions.insert(write.record_id, (write.revision, Old::Fresh(rows.records.len())));
+    rows.records.push(Some((feed_seq, write)));
     state.pending.feed.push(FeedItem {
         feed_seq,
         kind: write.kind,
@@ -375,25 +394,15 @@ fn put_record(
     Ok(())
 }
 
-/// A record row that was replaced before it was written, as a row of history.
-fn history_row(record: Vec<Value>, replaced_at: Timestamp) -> Vec<Value> {
-    let mut columns = record.into_iter();
-    let mut next = || columns.next().unwrap_or(Value::Null);
-    let (_feed_seq, id, _kind) = (next(), next(), next());
-    let (t, epoch, n) = (next(), next(), next());
-    let (_received, _class, expires_at, encoded) = (next(), next(), next(), next());
-    vec![id, t, epoch, n, Value::Integer(replaced_at.micros()), expires_at, encoded]
-}
-
 /// Numbers and chains an entry.
-fn append(
+fn append<'a>(
     state: &mut State,
     conn: &Connection,
-    rows: &mut Rows,
-    share: &ShareWrite,
+    rows: &mut Rows<'a>,
+    share: &'a ShareWrite,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let (number, mut position) = match state.memory.streams.get(&share.stream) {
+    let (stream_no, mut position) = match state.memory.streams.get(&share.stream) {
         Some(known) => *known,
         None => {
             let genesis = seal::chain::start(&share.stream);
@@ -403,99 +412,118 @@ fn append(
             (number, genesis)
         }
     };
-    if position.seq == 0 {
-        let (entry, salt) = &share.start;
+    let ShareWrite { stream, salt, entry, expires_at, start: (start, start_salt), .. } = share;
+    let opens = (position.seq == 0).then_some((start_salt, start, None));
+    for (salt, entry, share) in opens.into_iter().chain([(salt, entry, Some(share))]) {
+        let before = position;
         position = seal::chain::extend(position, &seal::chain::commitment(salt, entry));
-        rows.outbox.push(outbox_row(number, position, salt, entry, None, now, share.expires_at));
+        rows.outbox.push(OutboxRow {
+            stream_no,
+            position,
+            salt,
+            entry,
+            share,
+            numbered_at: now,
+            expires_at: *expires_at,
+        });
+        let entry =
+            OutboxEntry { position, salt: *salt, entry: entry.clone(), expires_at: *expires_at };
+        state.pending.numbered.push(Numbered { stream: stream.clone(), before, entry });
     }
-    position = seal::chain::extend(position, &seal::chain::commitment(&share.salt, &share.entry));
-    rows.outbox.push(outbox_row(
-        number,
-        position,
-        &share.salt,
-        &share.entry,
-        Some(share),
-        now,
-        share.expires_at,
-    ));
-    state.memory.streams.insert(share.stream.clone(), (number, position));
     state.pending.streams.insert(share.stream.clone(), position);
+    state.memory.streams.insert(share.stream.clone(), (stream_no, position));
     Ok(())
 }
 
-fn outbox_row(
-    number: i64,
-    position: Position,
-    salt: &[u8; 16],
-    entry: &Bytes,
-    share: Option<&ShareWrite>,
-    now: Timestamp,
-    expires_at: Timestamp,
-) -> Vec<Value> {
-    let of = |value: fn(&ShareWrite) -> Value| share.map_or(Value::Null, value);
-    vec![
-        Value::Integer(number),
-        int(position.seq),
-        blob(&position.h),
-        blob(salt),
-        Value::Blob(entry.to_vec()),
-        of(|s| blob(s.record_id.as_bytes())),
-        of(|s| Value::Integer(s.revision.t.into())),
-        of(|s| blob(s.revision.epoch.as_bytes())),
-        of(|s| int(s.revision.n)),
-        of(|s| int(s.shown.share_n)),
-        of(|s| s.view_sha256.map_or(Value::Null, |hash| blob(&hash))),
-        Value::Integer(now.micros()),
-        Value::Integer(expires_at.micros()),
-    ]
-}
-
-fn operation_row(operation: &OperationRow) -> Vec<Value> {
-    vec![
-        blob(operation.operation_id.as_bytes()),
-        blob(&operation.digest),
-        operation.device.map_or(Value::Null, |id| blob(id.as_bytes())),
-        blob(operation.record_id.as_bytes()),
-        Value::Integer(operation.outcome.code()),
-        Value::Integer(operation.reason.map_or(0, |reason| reason.code().into())),
-        int(operation.revision_n),
-        Value::Integer(operation.received_at.micros()),
-        operation.encoded.as_ref().map_or(Value::Null, |bytes| Value::Blob(bytes.to_vec())),
-    ]
-}
-
-impl Rows {
-    fn write(self, conn: &Connection) -> rusqlite::Result<()> {
-        const OPERATION: &str = "INSERT INTO operation (operation_id, digest, device_id, record_id, outcome, reason, revision_n, received_at, encoded)";
-        // Only a waiting operation is ever written twice: when it is applied or refused at last.
-        const RELEASED: &str = " ON CONFLICT (operation_id) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason,
+static OPERATION: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO operation (operation_id, digest, device_id, record_id, outcome, reason, revision_n, received_at, encoded)";
+    // Only a waiting operation is ever written twice: when it is applied or refused at last.
+    let released = " ON CONFLICT (operation_id) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason,
              revision_n = excluded.revision_n, encoded = excluded.encoded WHERE operation.outcome = 5";
-        const RECORD: &str = "INSERT INTO record (feed_seq, record_id, kind, revision_t, revision_epoch, revision_n, received_at, retention_class, expires_at, encoded)";
-        const HISTORY: &str = "INSERT INTO record_history (record_id, revision_t, revision_epoch, revision_n, replaced_at, expires_at, encoded)";
-        const SHOWN: &str = "INSERT INTO shown (record_id, agreement_id, share_n, lane, standing)";
-        const SHOWN_AGAIN: &str = " ON CONFLICT (record_id, agreement_id) DO UPDATE SET share_n = excluded.share_n, lane = excluded.lane, standing = excluded.standing";
-        const OUTBOX: &str = "INSERT INTO outbox (stream_no, seq, h, salt, entry, record_id, revision_t, revision_epoch, revision_n, share_n, view_sha256, numbered_at, expires_at)";
-        insert_rows(conn, OPERATION, 9, RELEASED, &self.operations)?;
+    Insert::new(head, 9, released)
+});
+static RECORD: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO record (feed_seq, record_id, kind, revision_t, revision_epoch, revision_n, received_at, retention_class, expires_at, encoded)";
+    Insert::new(head, 10, "")
+});
+static HISTORY: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO record_history (record_id, revision_t, revision_epoch, revision_n, replaced_at, expires_at, encoded)";
+    Insert::new(head, 7, "")
+});
+static SHOWN: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO shown (record_id, agreement_id, share_n, lane, standing)";
+    let again = " ON CONFLICT (record_id, agreement_id) DO UPDATE SET share_n = excluded.share_n, lane = excluded.lane, standing = excluded.standing";
+    Insert::new(head, 5, again)
+});
+static OUTBOX: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO outbox (stream_no, seq, h, salt, entry, record_id, revision_t, revision_epoch, revision_n, share_n, view_sha256, numbered_at, expires_at)";
+    Insert::new(head, 13, "")
+});
+
+impl Rows<'_> {
+    fn write(self, conn: &Connection) -> rusqlite::Result<()> {
+        OPERATION.write(conn, &self.operations, |row, to| {
+            to.put(row.operation_id.as_bytes().as_slice())?;
+            to.put(row.digest.as_slice())?;
+            to.put(row.device.as_ref().map(|device| device.as_bytes().as_slice()))?;
+            to.put(row.record_id.as_bytes().as_slice())?;
+            to.put(row.outcome.code())?;
+            to.put(row.reason.map_or(0, Reason::code))?;
+            to.put(int(row.revision_n))?;
+            to.put(row.received_at.micros())?;
+            to.put(row.encoded.as_deref())
+        })?;
         for feed_seq in &self.replaced {
             conn.prepare_cached("DELETE FROM record WHERE feed_seq = ?1")?.execute([feed_seq])?;
         }
-        let records: Vec<Vec<Value>> = self.records.into_iter().flatten().collect();
-        insert_rows(conn, RECORD, 10, "", &records)?;
-        insert_rows(conn, HISTORY, 7, "", &self.history)?;
-        let shown: Vec<Vec<Value>> = self.shown.into_iter().map(shown_row).collect();
-        insert_rows(conn, SHOWN, 5, SHOWN_AGAIN, &shown)?;
-        insert_rows(conn, OUTBOX, 13, "", &self.outbox)
+        let records: Vec<_> = self.records.into_iter().flatten().collect();
+        RECORD.write(conn, &records, |(feed_seq, row), to| {
+            to.put(int(*feed_seq))?;
+            to.put(row.record_id.as_bytes().as_slice())?;
+            to.put(row.kind.code())?;
+            to.put(row.revision.t)?;
+            to.put(row.revision.epoch.as_bytes().as_slice())?;
+            to.put(int(row.revision.n))?;
+            to.put(row.received_at.micros())?;
+            to.put(row.retention_class.code())?;
+            to.put(row.expires_at.micros())?;
+            to.put(row.encoded.as_ref())
+        })?;
+        HISTORY.write(conn, &self.history, |(row, replaced_at), to| {
+            to.put(row.record_id.as_bytes().as_slice())?;
+            to.put(row.revision.t)?;
+            to.put(row.revision.epoch.as_bytes().as_slice())?;
+            to.put(int(row.revision.n))?;
+            to.put(replaced_at.micros())?;
+            to.put(row.expires_at.micros())?;
+            to.put(row.encoded.as_ref())
+        })?;
+        let shown: Vec<_> = self.shown.into_iter().collect();
+        SHOWN.write(conn, &shown, |((record, agreement), shown), to| {
+            to.put(record.as_bytes().as_slice())?;
+            to.put(agreement.as_bytes().as_slice())?;
+            to.put(int(shown.share_n))?;
+            to.put(shown.lane.code())?;
+            to.put(standing_code(shown.standing))
+        })?;
+        OUTBOX.write(conn, &self.outbox, |row, to| {
+            to.put(row.stream_no)?;
+            to.put(int(row.position.seq))?;
+            to.put(row.position.h.as_slice())?;
+            to.put(row.salt.as_slice())?;
+            to.put(row.entry.as_ref())?;
+            to.put(row.share.map(|share| share.record_id.as_bytes().as_slice()))?;
+            to.put(row.share.map(|share| share.revision.t))?;
+            to.put(row.share.map(|share| share.revision.epoch.as_bytes().as_slice()))?;
+            to.put(row.share.map(|share| int(share.revision.n)))?;
+            to.put(row.share.map(|share| int(share.shown.share_n)))?;
+            to.put(
+                row.share.and_then(|share| share.view_sha256.as_ref().map(<[u8; 32]>::as_slice)),
+            )?;
+            to.put(row.numbered_at.micros())?;
+            to.put(row.expires_at.micros())
+        })
     }
-}
-
-fn shown_row(((record, agreement), shown): (ShownKey, LastShown)) -> Vec<Value> {
-    vec![
-        blob(record.as_bytes()),
-        blob(agreement.as_bytes()),
-        int(shown.share_n),
-        Value::Integer(shown.lane.code().into()),
-        Value::Integer(standing_code(shown.standing)),
-    ]
 }
 
 const fn standing_code(standing: Standing) -> i64 {

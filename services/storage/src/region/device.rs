@@ -5,7 +5,9 @@ use crate::{OpenError, ReadError};
 use domain::kernel::{DeviceId, Role, Timestamp};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use sqlx::Row as _;
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::PoisonError;
 
 /// An enrolled phone or desk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,17 @@ pub struct DeviceRow {
     pub expires_at: Timestamp,
     /// When it was revoked; `None` while it may work.
     pub revoked_at: Option<Timestamp>,
+}
+
+/// A device that may no longer work: what its certificate is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokedDevice {
+    /// Its id.
+    pub device_id: DeviceId,
+    /// P-256, SEC1 uncompressed.
+    pub public_key: Vec<u8>,
+    /// When it was enrolled.
+    pub enrolled_at: Timestamp,
 }
 
 /// A code that a phone can be enrolled with, once.
@@ -65,16 +78,65 @@ pub enum EnrolVerdict {
 
 const DEVICE: &str = "SELECT device_id, role, unit, public_key, expires_at, revoked_at FROM device WHERE device_id = $1";
 
+const REVOKED: &str = "SELECT device_id, public_key, enrolled_at FROM device WHERE revoked_at IS NOT NULL ORDER BY device_id";
+
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[DEVICE];
+pub(super) const STATEMENTS: &[&str] = &[DEVICE, REVOKED];
+
+/// Devices that were asked for: each push asks for one, and a read costs more than all else in it.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    rows: HashMap<DeviceId, DeviceRow>,
+    /// Counts revocations, so that a row read before one is not kept after it.
+    revocations: u64,
+}
+
+/// Devices that are remembered; a region has a few hundred.
+const DEVICES_KEPT_MAX: usize = 4_096;
+
+impl Devices {
+    /// A revocation is on disk.
+    pub(super) fn revoked(&mut self, device: DeviceId) {
+        self.rows.remove(&device);
+        self.revocations += 1;
+    }
+
+    fn keep(&mut self, row: &DeviceRow, revocations: u64) {
+        if self.revocations != revocations {
+            return;
+        }
+        if self.rows.len() >= DEVICES_KEPT_MAX {
+            self.rows.clear();
+        }
+        self.rows.insert(row.device_id, row.clone());
+    }
+}
 
 impl Store {
     /// A device of this region.
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.device.find", level = "debug", skip_all)]
     pub async fn find_device(&self, device: DeviceId) -> Result<Option<DeviceRow>, ReadError> {
+        // Each change leaves it whole.
+        let devices = || self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let revocations = {
+            let devices = devices();
+            if let Some(row) = devices.rows.get(&device) {
+                return Ok(Some(row.clone()));
+            }
+            devices.revocations
+        };
+        let found = self.read_device(device).await?;
+        if let Some(row) = &found {
+            devices().keep(row, revocations);
+        }
+        Ok(found)
+    }
+
+    async fn read_device(&self, device: DeviceId) -> Result<Option<DeviceRow>, ReadError> {
         let row = sqlx::query(DEVICE)
             .bind(device.as_bytes().as_slice())
             .fetch_optional(&self.readers)
@@ -95,15 +157,58 @@ impl Store {
     }
 }
 
+impl Store {
+    /// All devices that were revoked, by id. Those that a program beside this one revoked are remembered
+    /// as good until this is asked.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.revoked_devices.list", level = "debug", skip_all)]
+    pub async fn list_revoked_devices(&self) -> Result<Vec<RevokedDevice>, ReadError> {
+        let rows = sqlx::query(REVOKED).fetch_all(&self.readers).await?;
+        let revoked = rows.iter().map(|row| {
+            let id: Vec<u8> = row.try_get(0)?;
+            Ok(RevokedDevice {
+                device_id: DeviceId::from_slice(&id)
+                    .ok_or(ReadError::Inconsistent("device.device_id"))?,
+                public_key: row.try_get(1)?,
+                enrolled_at: Timestamp::from_micros(row.try_get(2)?),
+            })
+        });
+        let revoked: Vec<RevokedDevice> = revoked.collect::<Result<_, ReadError>>()?;
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        for RevokedDevice { device_id, .. } in &revoked {
+            if devices.rows.get(device_id).is_some_and(|row| row.revoked_at.is_none()) {
+                devices.revoked(*device_id);
+            }
+        }
+        drop(devices);
+        Ok(revoked)
+    }
+}
+
+/// Revokes a device in a store that a server may be working on at the same time, which sees it within a
+/// second; tells whether there was one to revoke.
+///
+/// # Errors
+/// When there is no store at `path`, or it is busy for longer than five seconds.
+pub fn revoke_device(path: &Path, device: DeviceId, now: Timestamp) -> Result<bool, OpenError> {
+    Ok(revoke(&beside(path)?, device, now)?)
+}
+
+fn beside(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    Ok(conn)
+}
+
 /// Keeps an enrolment code in a store that a server may be working on at the same time.
 ///
 /// # Errors
 /// When there is no store at `path`, or it is busy for longer than five seconds.
 pub fn issue_code(path: &Path, code: &EnrolmentCode) -> Result<(), OpenError> {
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    conn.busy_timeout(std::time::Duration::from_secs(5))?;
-    conn.pragma_update(None, "synchronous", "FULL")?;
-    insert_code(&conn, code)?;
+    insert_code(&beside(path)?, code)?;
     Ok(())
 }
 
@@ -159,4 +264,31 @@ pub(super) fn revoke(
         )?
         .execute((device.as_bytes().as_slice(), now.micros()))?;
     Ok(changed > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_was_read_before_a_revocation_is_not_kept() {
+        let row = |byte: u8| DeviceRow {
+            device_id: DeviceId::from_slice(&[byte; 16]).unwrap(),
+            role: Role::Patroller,
+            unit: String::new(),
+            public_key: Vec::new(),
+            expires_at: Timestamp::from_micros(0),
+            revoked_at: None,
+        };
+        let (one, other) = (row(0x77), row(0x78));
+        let mut devices = Devices::default();
+        devices.keep(&one, 0);
+        assert!(devices.rows.contains_key(&one.device_id));
+        devices.revoked(one.device_id);
+        assert!(devices.rows.is_empty());
+        devices.keep(&other, 0);
+        assert!(devices.rows.is_empty());
+        devices.keep(&other, 1);
+        assert_eq!(devices.rows.len(), 1);
+    }
 }

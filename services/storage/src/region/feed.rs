@@ -98,6 +98,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.feed.list", level = "debug", skip_all)]
     pub async fn list_feed(&self, after: u64, limit: u32) -> Result<FeedPage, ReadError> {
         let rows = sqlx::query(FEED)
             .bind(signed(after))
@@ -123,6 +124,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.record.find", level = "debug", skip_all)]
     pub async fn find_record(&self, record: RecordId) -> Result<Option<RecordRow>, ReadError> {
         let row = sqlx::query(RECORD_ONE)
             .bind(record.as_bytes().as_slice())
@@ -146,6 +148,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.view.find", level = "debug", skip_all)]
     pub async fn find_view(
         &self,
         birth_region: &RegionId,
@@ -165,6 +168,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.kind.list", level = "debug", skip_all)]
     pub async fn list_kind(
         &self,
         kind: Kind,
@@ -197,6 +201,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.operations.list", level = "debug", skip_all)]
     pub async fn list_operations(
         &self,
         ids: &[OperationId],
@@ -223,6 +228,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.held.list", level = "debug", skip_all)]
     pub async fn list_held(
         &self,
         device: DeviceId,
@@ -240,6 +246,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.shown.list", level = "debug", skip_all)]
     pub async fn list_shown(&self, record: RecordId) -> Result<ShownMap, ReadError> {
         let rows =
             sqlx::query(SHOWN).bind(record.as_bytes().as_slice()).fetch_all(&self.readers).await?;

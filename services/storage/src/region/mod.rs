@@ -6,6 +6,7 @@ mod device;
 mod disclosure;
 mod feed;
 mod stream;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -13,20 +14,27 @@ pub use apply::{Applied, Apply, InboxEntry, InboxItem, ViewRow};
 pub use commit::{
     Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite, ShareWrite,
 };
-pub use device::{DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode, issue_code};
+pub use device::{
+    DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode, RevokedDevice, issue_code, revoke_device,
+};
 pub use disclosure::{Disclosure, Watcher};
 pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, Views};
 pub use stream::{DigestRow, OutboxEntry, ReceiptRow, StreamRow};
 
+use crate::ReadError;
+use crate::depth::{self, DepthRow};
+use crate::metrics::Metrics;
 use crate::sqlite::{self, Migration, OpenError};
 use crate::writer::{Answer, Call, Queue, WriteError, Writer};
+use device::Devices;
 use domain::kernel::{AgreementId, DeviceId, Epoch, RecordId, RegionId, Timestamp};
 use domain::stream::{LastShown, Position, StreamId};
 use rusqlite::{Connection, OptionalExtension as _};
 use sqlx::SqlitePool;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use tail::{Numbered, Tail};
 use tokio::sync::broadcast;
 
 const MIGRATIONS: &[Migration] = &[Migration {
@@ -56,7 +64,10 @@ pub struct Store {
     queue: Queue<Job>,
     readers: SqlitePool,
     committed: broadcast::Sender<Committed>,
+    tail: Arc<Mutex<Tail>>,
+    devices: Arc<Mutex<Devices>>,
     epoch: Epoch,
+    metrics: Metrics,
 }
 
 #[derive(Debug)]
@@ -70,6 +81,10 @@ pub(crate) enum Job {
     Enrol(Call<Enrolment, EnrolVerdict>),
     Revoke(Call<(DeviceId, Timestamp), bool>),
 }
+
+/// Names of the kinds of jobs, in the order of [`Answer::kind`].
+const JOB_KINDS: &[&str] =
+    &["commit", "apply", "receipt", "disclose", "watchers", "code", "enrol", "revoke"];
 
 impl Store {
     /// Opens or makes the store of `region` at `path`; `epoch` is used when it is made. The writer must
@@ -95,13 +110,38 @@ impl Store {
         let epoch = own(&conn, region, epoch)?;
         let (queue, jobs) = Queue::new();
         let (committed, _) = broadcast::channel(COMMITS_KEPT);
+        let tail: Arc<Mutex<Tail>> = Arc::default();
+        let devices: Arc<Mutex<Devices>> = Arc::default();
         let state = State {
+            tail: Arc::clone(&tail),
+            devices: Arc::clone(&devices),
             memory: Memory::load(&conn)?,
             pending: Pending::default(),
             committed: committed.clone(),
+            #[cfg(feature = "known-bad")]
+            two_writers: crate::known_bad::TwoWriters::default(),
         };
         let readers = sqlite::open_readers(path).await?;
-        Ok((Self { queue, readers, committed, epoch }, Writer::new(conn, jobs, state)))
+        let pool = readers.clone();
+        let metrics = Metrics::new(region.to_string(), path, "region.write", JOB_KINDS, pool);
+        let store =
+            Self { queue, readers, committed, tail, devices, epoch, metrics: metrics.clone() };
+        Ok((store, Writer::new(conn, jobs, state, metrics)))
+    }
+
+    /// What the store measures of itself, brought up to date.
+    pub async fn measure(&self) -> Metrics {
+        self.metrics.refresh(self.queue.waiting()).await;
+        self.metrics.clone()
+    }
+
+    /// How far each party is behind in each stream that this region writes.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.depths.list", level = "debug", skip_all)]
+    pub async fn list_depths(&self) -> Result<Vec<DepthRow>, ReadError> {
+        depth::read(&self.readers, depth::REGION).await
     }
 
     /// The epoch the store is in.
@@ -232,6 +272,8 @@ struct InboxState {
 pub(crate) struct Pending {
     feed: Vec<FeedItem>,
     streams: HashMap<StreamId, Position>,
+    numbered: Vec<Numbered>,
+    revoked: Vec<DeviceId>,
     inbox: HashMap<StreamId, Position>,
     receipts: bool,
     now: Option<Timestamp>,
@@ -245,6 +287,10 @@ pub(crate) struct State {
     memory: Memory,
     pending: Pending,
     committed: broadcast::Sender<Committed>,
+    tail: Arc<Mutex<Tail>>,
+    devices: Arc<Mutex<Devices>>,
+    #[cfg(feature = "known-bad")]
+    two_writers: crate::known_bad::TwoWriters,
 }
 
 impl Memory {
@@ -277,6 +323,8 @@ impl crate::writer::Apply for State {
     type Job = Job;
 
     fn apply(&mut self, conn: &Connection, jobs: &mut [Job]) -> rusqlite::Result<()> {
+        #[cfg(feature = "known-bad")]
+        self.two_writers.draw(&mut self.memory.feed_seq);
         commit::run(self, conn, jobs)?;
         for job in jobs.iter_mut() {
             match job {
@@ -307,6 +355,7 @@ impl crate::writer::Apply for State {
                 }
                 Job::Revoke(call) => {
                     let found = device::revoke(conn, call.input.0, call.input.1)?;
+                    self.pending.revoked.push(call.input.0);
                     call.set(found);
                 }
             }
@@ -316,6 +365,14 @@ impl crate::writer::Apply for State {
 
     fn flushed(&mut self) {
         let pending = std::mem::take(&mut self.pending);
+        if !pending.numbered.is_empty() {
+            // Each entry leaves it whole.
+            let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+            pending.numbered.into_iter().for_each(|numbered| tail.push(numbered));
+        }
+        for device in pending.revoked {
+            self.devices.lock().unwrap_or_else(PoisonError::into_inner).revoked(device);
+        }
         // Nobody may be listening; what was written is on disk for whoever comes later.
         drop(self.committed.send(Committed {
             feed: pending.feed.into(),
@@ -345,6 +402,19 @@ impl Answer for Job {
             Self::Code(call) => call.answer(flushed),
             Self::Enrol(call) => call.answer(flushed),
             Self::Revoke(call) => call.answer(flushed),
+        }
+    }
+
+    fn kind(&self) -> usize {
+        match self {
+            Self::Commit(_) => 0,
+            Self::Apply(_) => 1,
+            Self::Receipt(_) => 2,
+            Self::Disclose(_) => 3,
+            Self::Watchers(_) => 4,
+            Self::Code(_) => 5,
+            Self::Enrol(_) => 6,
+            Self::Revoke(_) => 7,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Reading streams back: ranges to seal, positions, receipts, digests.
 
+use super::tail::Tail;
 use super::{State, Store};
 use crate::ReadError;
 use crate::region::commit::revision;
@@ -10,6 +11,7 @@ use domain::stream::{Position, StreamId};
 use rusqlite::Connection;
 use sqlx::Row as _;
 use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
 
 /// An entry of a stream this region writes.
 #[derive(Clone, Debug)]
@@ -91,16 +93,26 @@ pub(super) const STATEMENTS: &[&str] =
     &[OUTBOX_RANGE, OUTBOX_AT, STREAMS, INBOXES, RECEIPTS, PARKED, DIGEST_ORIGIN, DIGEST_RECIPIENT];
 
 impl Store {
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        // Each change leaves it whole.
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Entries of a stream this region writes, after `after`, at most `limit`.
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.outbox.list", level = "debug", skip_all)]
     pub async fn list_outbox(
         &self,
         stream: &StreamId,
         after: u64,
         limit: u32,
     ) -> Result<Vec<OutboxEntry>, ReadError> {
+        let newest = self.tail().after(stream, after, usize::try_from(limit).unwrap_or(usize::MAX));
+        if let Some(entries) = newest {
+            return Ok(entries);
+        }
         let rows = sqlx::query(OUTBOX_RANGE)
             .bind(stream.to_bytes())
             .bind(i64::try_from(after).unwrap_or(i64::MAX))
@@ -123,6 +135,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.outbox_hash.find", level = "debug", skip_all)]
     pub async fn find_outbox_hash(
         &self,
         stream: &StreamId,
@@ -130,6 +143,10 @@ impl Store {
     ) -> Result<Option<[u8; 32]>, ReadError> {
         if seq == 0 {
             return Ok(Some(seal::chain::genesis(stream)));
+        }
+        let newest = self.tail().hash(stream, seq);
+        if newest.is_some() {
+            return Ok(newest);
         }
         let row = sqlx::query(OUTBOX_AT)
             .bind(stream.to_bytes())
@@ -143,6 +160,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.streams.list", level = "debug", skip_all)]
     pub async fn list_streams(&self) -> Result<Vec<StreamRow>, ReadError> {
         self.stream_rows(STREAMS).await
     }
@@ -151,6 +169,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.inboxes.list", level = "debug", skip_all)]
     pub async fn list_inboxes(&self) -> Result<Vec<StreamRow>, ReadError> {
         self.stream_rows(INBOXES).await
     }
@@ -172,6 +191,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.receipts.list", level = "debug", skip_all)]
     pub async fn list_receipts(&self) -> Result<Vec<ReceiptRow>, ReadError> {
         let rows = sqlx::query(RECEIPTS).fetch_all(&self.readers).await?;
         rows.iter()
@@ -193,6 +213,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.parked.list", level = "debug", skip_all)]
     pub async fn list_parked(
         &self,
         stream: &StreamId,
@@ -210,6 +231,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.shown_views.list", level = "debug", skip_all)]
     pub async fn list_shown_views(&self, stream: &StreamId) -> Result<Vec<DigestRow>, ReadError> {
         self.digest_rows(DIGEST_ORIGIN, stream).await
     }
@@ -218,6 +240,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[tracing::instrument(name = "db.received_views.list", level = "debug", skip_all)]
     pub async fn list_received_views(
         &self,
         stream: &StreamId,

@@ -60,7 +60,8 @@ fn commit(n: i64, bytes: usize) -> Commit {
 fn every_statement_of_the_readers_can_be_prepared() {
     let dir = tempfile::tempdir().unwrap();
     let conn = sqlite::open_writer(&dir.path().join("store.sqlite"), MIGRATIONS).unwrap();
-    for sql in [device::STATEMENTS, feed::STATEMENTS, stream::STATEMENTS].concat() {
+    for sql in [device::STATEMENTS, feed::STATEMENTS, stream::STATEMENTS, &[depth::REGION]].concat()
+    {
         assert!(conn.prepare(sql).is_ok(), "{sql}");
     }
 }

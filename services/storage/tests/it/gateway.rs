@@ -167,6 +167,27 @@ async fn a_dropped_range_is_filled_again_where_it_joins_on() {
 }
 
 #[tokio::test]
+async fn segments_that_follow_one_another_give_way_to_one_that_holds_the_same() {
+    let world = World::new().await;
+    for seq in 1..=5 {
+        assert_eq!(world.put(seq, seq).await, SegmentVerdict::Stored(at(seq)));
+    }
+    // Half of the second would be lost, or nothing would be gained.
+    assert_eq!(world.put(2, 2).await, SegmentVerdict::Known(at(5)));
+    assert_eq!(world.put(2, 4).await, SegmentVerdict::Stored(at(5)));
+    assert_eq!(world.held().await, [1, 2, 5]);
+    assert_eq!(world.put(4, 5).await, SegmentVerdict::Known(at(5)));
+    // One that leads somewhere else is no packing of what is held.
+    let mut other = segment(1, 4);
+    other.after.h = [9; 32];
+    assert_eq!(world.put_one(other).await, SegmentVerdict::Forked(at(5)));
+    assert_eq!(world.held().await, [1, 2, 5]);
+    let world = world.reopened().await;
+    assert_eq!(world.put(1, 5).await, SegmentVerdict::Stored(at(5)));
+    assert_eq!(world.held().await, [1]);
+}
+
+#[tokio::test]
 async fn a_jump_needs_the_receipts_of_every_party() {
     let world = World::new().await;
     world.put(1, 2).await;

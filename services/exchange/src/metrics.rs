@@ -1,0 +1,190 @@
+//! What a region's exchange shows of itself. Nothing is recorded while records move: all of it is read, when
+//! somebody asks, from where it is kept anyway.
+
+use crate::book::Book;
+use crate::link::LANE_CLASSES;
+use crate::receive::PARKED_MAX;
+use crate::status::State as Links;
+use domain::kernel::{RegionId, Timestamp};
+use domain::stream::StreamId;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use runtime::health::{Check, State, seconds_between};
+use runtime::metrics::gauge_value;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use storage::region::{Store, StreamRow};
+use storage::{DepthRow, ReadError};
+
+/// What the exchange of all regions of one server shows. Clones share all values.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    links: Family<Own, Gauge>,
+    unstored: Family<Own, Gauge>,
+    depth: Family<Pair, Gauge>,
+    oldest: Family<Pair, Gauge>,
+    lag: Family<Pair, Gauge>,
+    parked: Family<Pair, Gauge>,
+    late: Family<Pair, Gauge>,
+}
+
+/// How a region stands with one other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Standing {
+    depth: u64,
+    oldest_at: Option<Timestamp>,
+    lag: u64,
+    parked: u64,
+    late: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Own {
+    region: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pair {
+    region: String,
+    peer: String,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let unit = |name: &str| Unit::Other(name.to_owned());
+        let help = "Links to the gateway that are up";
+        registry.register_with_unit("link_up", help, unit("links"), metrics.links.clone());
+        let help = "Entries of own streams that are not yet on disk at the gateway";
+        let entries = || unit("entries");
+        registry.register_with_unit("outbox_unstored", help, entries(), metrics.unstored.clone());
+        let help = "Entries of own streams that a peer has not receipted";
+        registry.register_with_unit("outbox_depth", help, entries(), metrics.depth.clone());
+        let help = "How long the oldest of them waits";
+        let seconds = Unit::Seconds;
+        registry.register_with_unit("outbox_oldest_age", help, seconds, metrics.oldest.clone());
+        let help = "Entries that a peer is known to have written and that are not yet applied";
+        registry.register_with_unit("inbox_lag", help, entries(), metrics.lag.clone());
+        let help = "Entries of a peer that were verified and cannot be used";
+        registry.register_with_unit("inbox_parked", help, entries(), metrics.parked.clone());
+        let help = "Streams of a peer without a fresh head";
+        registry.register_with_unit("head_late", help, unit("streams"), metrics.late.clone());
+        metrics
+    }
+
+    /// Reads how a region stands now, and says how it is.
+    ///
+    /// # Errors
+    /// When its store cannot be read.
+    pub async fn refresh(
+        &self,
+        book: &Book,
+        store: &Store,
+        links: &Links,
+        now: Timestamp,
+    ) -> Result<Vec<Check>, ReadError> {
+        let region = book.region.as_str();
+        let (depths, inboxes) = (store.list_depths().await?, store.list_inboxes().await?);
+        let own = Own { region: region.to_owned() };
+        self.links.get_or_create(&own).set(gauge_value(links.links_up as u64));
+        let unstored = unstored(&depths, links);
+        self.unstored.get_or_create(&own).set(gauge_value(unstored));
+        let standings = standings(book, &depths, &inboxes, links);
+        for (peer, standing) in &standings {
+            self.show(region, peer, standing, now);
+        }
+        let (parked, late): (Vec<_>, Vec<_>) =
+            standings.values().map(|standing| (standing.parked, standing.late)).unzip();
+        Ok(vec![
+            Check::links(links.links_up, LANE_CLASSES.len()).of(region),
+            check_parked(parked.iter().sum()).of(region),
+            check_heads(late.iter().sum()).of(region),
+        ])
+    }
+
+    fn show(&self, region: &str, peer: &RegionId, standing: &Standing, now: Timestamp) {
+        let pair = Pair { region: region.to_owned(), peer: peer.to_string() };
+        let Standing { depth, oldest_at, lag, parked, late } = *standing;
+        let age = oldest_at.map_or(0, |at| seconds_between(at, now).max(0));
+        self.depth.get_or_create(&pair).set(gauge_value(depth));
+        self.oldest.get_or_create(&pair).set(age);
+        self.lag.get_or_create(&pair).set(gauge_value(lag));
+        self.parked.get_or_create(&pair).set(gauge_value(parked));
+        self.late.get_or_create(&pair).set(gauge_value(late));
+    }
+}
+
+/// How the region stands with each party of its agreements.
+fn standings(
+    book: &Book,
+    depths: &[DepthRow],
+    inboxes: &[StreamRow],
+    links: &Links,
+) -> BTreeMap<RegionId, Standing> {
+    let parties = book.agreements.values().flat_map(|signed| &signed.agreement.parties);
+    let others = parties.map(|party| &party.region).filter(|party| **party != book.region);
+    let mut standings: BTreeMap<RegionId, Standing> =
+        others.map(|party| (party.clone(), Standing::default())).collect();
+    for (party, depth, oldest_at) in behind(book, depths) {
+        let standing = standings.entry(party).or_default();
+        standing.depth += depth;
+        let older = [standing.oldest_at, oldest_at].into_iter().flatten().min();
+        standing.oldest_at = older;
+    }
+    for StreamRow { stream, parked_count, .. } in inboxes {
+        standings.entry(stream.origin.clone()).or_default().parked += parked_count;
+    }
+    for (stream, received) in &links.received {
+        let standing = standings.entry(stream.origin.clone()).or_default();
+        standing.lag += received.known_seq.saturating_sub(received.applied.seq);
+        standing.late += u64::from(received.head_late);
+    }
+    standings
+}
+
+/// Entries of all streams that are not yet at the gateway. What a party has receipted was there, also
+/// when the gateway has said nothing since the start.
+fn unstored(depths: &[DepthRow], links: &Links) -> u64 {
+    let mut least: HashMap<&StreamId, u64> = HashMap::new();
+    for row in depths {
+        let stored = links.stored.get(&row.stream).filter(|_| row.party.is_none());
+        let depth = row.depth.saturating_sub(stored.copied().unwrap_or(0));
+        least.entry(&row.stream).and_modify(|least| *least = depth.min(*least)).or_insert(depth);
+    }
+    least.values().sum()
+}
+
+/// How far each party of each stream is behind: as its receipt says, or by all of it.
+fn behind(book: &Book, depths: &[DepthRow]) -> Vec<(RegionId, u64, Option<Timestamp>)> {
+    let receipted: HashSet<(&StreamId, &RegionId)> =
+        depths.iter().filter_map(|row| Some((&row.stream, row.party.as_ref()?))).collect();
+    let mut behind = Vec::new();
+    for DepthRow { stream, party, depth, oldest_at } in depths {
+        if let Some(party) = party {
+            behind.push((party.clone(), *depth, *oldest_at));
+            continue;
+        }
+        let Some(agreement) = book.agreement(stream.agreement, stream.version) else { continue };
+        let others = agreement.parties.iter().map(|party| &party.region);
+        for other in others.filter(|other| **other != book.region) {
+            if !receipted.contains(&(stream, other)) {
+                behind.push((other.clone(), *depth, *oldest_at));
+            }
+        }
+    }
+    behind
+}
+
+fn check_parked(entries: u64) -> Check {
+    let state = if entries > 0 { State::Warn } else { State::Ok };
+    let reason = format!("{entries} entries are parked; a stream is paused past {PARKED_MAX}");
+    Check::new("parked", state, reason, "look at the streams; a newer release may read them")
+}
+
+fn check_heads(streams: u64) -> Check {
+    let state = if streams > 0 { State::Warn } else { State::Ok };
+    let reason = format!("{streams} streams are without a fresh head");
+    Check::new("heads", state, reason, "ask the origin's operator, then the gateway's")
+}

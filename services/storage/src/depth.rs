@@ -1,0 +1,60 @@
+//! How far parties are behind what is held for them; for who watches a server. The same rows for both
+//! stores: what a region wrote itself, what a gateway holds.
+
+use crate::ReadError;
+use crate::sqlite::uint;
+use domain::kernel::{RegionId, Timestamp};
+use domain::stream::StreamId;
+use sqlx::{Row as _, SqlitePool};
+
+/// How far a party of a stream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DepthRow {
+    /// The stream.
+    pub stream: StreamId,
+    /// The party; `None` stands for each that has sent no receipt yet.
+    pub party: Option<RegionId>,
+    /// Entries it has not receipted.
+    pub depth: u64,
+    /// Since when the oldest of them waits; `None` when there is none.
+    pub oldest_at: Option<Timestamp>,
+}
+
+/// In a region's store: since an entry was numbered.
+pub(crate) const REGION: &str = "SELECT s.stream_id, r.party, s.last_seq - r.seq,
+      (SELECT o.numbered_at FROM outbox o WHERE o.stream_no = s.stream_no AND o.seq > r.seq ORDER BY o.seq LIMIT 1)
+    FROM stream s JOIN receipt r ON r.stream_no = s.stream_no
+    UNION ALL
+    SELECT s.stream_id, NULL, s.last_seq,
+      (SELECT o.numbered_at FROM outbox o WHERE o.stream_no = s.stream_no ORDER BY o.seq LIMIT 1)
+    FROM stream s ORDER BY 1, 2";
+
+/// In a gateway's store: since a segment was stored that begins after the receipt. One that the receipt
+/// cuts in two is younger than it looks, which an index can find; the other way would read all it holds.
+pub(crate) const GATEWAY: &str = "SELECT s.stream_id, r.party, s.last_seq - r.seq,
+      (SELECT g.stored_at FROM segment g WHERE g.stream_no = s.stream_no AND g.first_seq > r.seq ORDER BY g.first_seq LIMIT 1)
+    FROM stream s JOIN receipt r ON r.stream_no = s.stream_no
+    UNION ALL
+    SELECT s.stream_id, NULL, s.last_seq,
+      (SELECT g.stored_at FROM segment g WHERE g.stream_no = s.stream_no ORDER BY g.first_seq LIMIT 1)
+    FROM stream s ORDER BY 1, 2";
+
+pub(crate) async fn read(
+    readers: &SqlitePool,
+    sql: &'static str,
+) -> Result<Vec<DepthRow>, ReadError> {
+    let rows = sqlx::query(sql).fetch_all(readers).await?;
+    rows.iter()
+        .map(|row| {
+            let stream = StreamId::from_bytes(row.try_get(0)?);
+            let party = row.try_get::<Option<&str>, _>(1)?.map(RegionId::parse).transpose();
+            let oldest_at: Option<i64> = row.try_get(3)?;
+            Ok(DepthRow {
+                stream: stream.ok_or(ReadError::Inconsistent("stream.stream_id"))?,
+                party: party.map_err(|_| ReadError::Inconsistent("receipt.party"))?,
+                depth: uint(row.try_get(2)?),
+                oldest_at: oldest_at.map(Timestamp::from_micros),
+            })
+        })
+        .collect()
+}

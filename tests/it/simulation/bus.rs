@@ -1,0 +1,190 @@
+//! What all parts of the world share: the time, the queue of what happens next, the network, chance and
+//! the oracle.
+
+use super::Options;
+use super::chance::Chance;
+use super::link::{ConnId, Net, Way};
+use super::linkage::START;
+use super::load::Fault;
+use super::oracle::Oracle;
+use super::region::Done;
+use domain::kernel::Timestamp;
+use domain::stream::StreamId;
+use std::collections::BTreeMap;
+
+/// Something that happens at its time.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A frame arrives.
+    Deliver(ConnId, Way),
+    /// The end that this way leads to learns that the connection is gone.
+    Hangup(ConnId, Way),
+    /// A region dials a gateway.
+    Dial {
+        region: usize,
+        gateway: usize,
+        life: u64,
+    },
+    /// The call reaches the gateway.
+    Arrive(ConnId),
+    /// An opening that takes too long is given up.
+    OpeningTimeout(ConnId),
+    /// Who has heard nothing since the line was cut gives up its end.
+    Silence {
+        region: usize,
+        gateway: usize,
+        way: Way,
+        since: u64,
+    },
+    /// Work of a link has ended.
+    Done {
+        region: usize,
+        conn: ConnId,
+        done: Done,
+    },
+    RegionFlush {
+        region: usize,
+        life: u64,
+    },
+    GatewayFlush {
+        gateway: usize,
+        life: u64,
+    },
+    GatewayRead {
+        gateway: usize,
+        conn: ConnId,
+        stream: StreamId,
+        after: u64,
+    },
+    /// The links of a gateway hear what was committed.
+    Wakes(usize),
+    Tick(ConnId),
+    /// A phone sends its next operation; `turn` makes older timers void.
+    Phone {
+        region: usize,
+        phone: usize,
+        turn: u64,
+    },
+    /// A region's answer reaches a phone.
+    Answer {
+        region: usize,
+        phone: usize,
+        op: u64,
+    },
+    RegionUp {
+        region: usize,
+        life: u64,
+    },
+    GatewayUp {
+        gateway: usize,
+        life: u64,
+    },
+    /// Copies of all stores are taken.
+    Copy,
+    /// Phones do something.
+    Burst(u64),
+    Fault(Fault),
+    /// A fault of a line or a disk ends.
+    Unblock {
+        region: usize,
+        gateway: usize,
+        way: Way,
+    },
+    /// All faults end; from here the minute of convergence counts.
+    Heal,
+    /// The minute is over.
+    Deadline {
+        healed_at: u64,
+    },
+}
+
+pub(super) struct Bus {
+    /// Milliseconds since [`START`].
+    pub(super) now: u64,
+    pub(super) net: Net,
+    pub(super) chance: Chance,
+    pub(super) oracle: Oracle,
+    pub(super) options: Options,
+    /// Counts everything that happened; two runs of one seed agree on it.
+    pub(super) steps: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    ticks: BTreeMap<(u64, u64), Event>,
+    next: u64,
+}
+
+impl Bus {
+    pub(super) fn new(options: Options) -> Self {
+        Self {
+            now: 0,
+            net: Net::new(),
+            chance: Chance::new(options.seed),
+            oracle: Oracle::default(),
+            options,
+            steps: 0,
+            queue: BTreeMap::new(),
+            ticks: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, at: u64, event: Event) {
+        let key = (at.max(self.now), self.next);
+        self.next += 1;
+        if matches!(event, Event::Tick(_)) {
+            self.ticks.insert(key, event);
+        } else {
+            self.queue.insert(key, event);
+        }
+    }
+
+    pub(super) fn after(&mut self, delay_ms: u64, event: Event) {
+        self.push(self.now + delay_ms, event);
+    }
+
+    /// When the next event that is no tick happens.
+    pub(super) fn next_at(&self) -> Option<u64> {
+        self.queue.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Goes on to the next event.
+    pub(super) fn pop(&mut self) -> Option<Event> {
+        let event = self.queue.first_key_value().map(|(key, _)| *key);
+        let tick = self.ticks.first_key_value().map(|(key, _)| *key);
+        let of_ticks = match (event, tick) {
+            (None, None) => return None,
+            (Some(event), Some(tick)) => tick < event,
+            (event, _) => event.is_none(),
+        };
+        let queue = if of_ticks { &mut self.ticks } else { &mut self.queue };
+        let ((at, _), event) = queue.pop_first()?;
+        self.now = at;
+        self.steps += 1;
+        Some(event)
+    }
+
+    /// Takes all ticks away; who walks over idle time sets them anew.
+    pub(super) fn stop_ticks(&mut self) -> Vec<ConnId> {
+        let ticks = std::mem::take(&mut self.ticks).into_values();
+        ticks
+            .filter_map(|event| if let Event::Tick(id) = event { Some(id) } else { None })
+            .collect()
+    }
+
+    /// What a clock shows that is off by so much.
+    pub(super) fn time(&self, skew_ms: i64) -> Timestamp {
+        START.plus_millis(self.now.cast_signed() + skew_ms)
+    }
+
+    /// The time of the run, as hours of it.
+    pub(super) fn clock(&self) -> String {
+        let (seconds, millis) = (self.now / 1_000, self.now % 1_000);
+        let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
+        format!("{hours:02}:{minutes:02}:{:02}.{millis:03}", seconds % 60)
+    }
+
+    pub(super) fn trace(&self, line: impl FnOnce() -> String) {
+        if self.options.trace {
+            println!("{} {}", self.clock(), line());
+        }
+    }
+}
