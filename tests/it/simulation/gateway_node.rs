@@ -255,17 +255,11 @@ impl GatewayNode {
         match frame {
             Up::Piece(piece) => self.piece(bus, conn, piece),
             Up::Receipt(object) => match intake::receipt(&self.book, &link.region, &object, now) {
-                Ok(receipt) => {
-                    bus.found_good(&object);
-                    self.submit(bus, Job::Receipt(receipt));
-                }
+                Ok(receipt) => self.submit(bus, Job::Receipt(receipt)),
                 Err(refused) => self.refuse(bus, conn, &refused),
             },
             Up::Head(object) => match intake::head(&self.book, &link.region, &object) {
-                Ok((stream, signed)) => {
-                    bus.found_good(&object);
-                    self.submit(bus, Job::Head(stream, signed));
-                }
+                Ok((stream, signed)) => self.submit(bus, Job::Head(stream, signed)),
                 Err(refused) => self.refuse(bus, conn, &refused),
             },
             Up::Agreement(object) => {
