@@ -2,7 +2,7 @@
 //! 咸丰县, redacted as agreed, marked 未核实 until an officer accepts it, the same on both sides.
 
 use crate::harness::{A, ARRIVES, B, COUNTY, World, converged, event, own_records, point};
-use crate::harness::{pull_all, sos, states, until};
+use crate::harness::{batch, kept, pull_all, sos, states, until};
 use cli::phone::Phone;
 use device::Draft;
 use domain::kernel::{Clock as _, Kind, Lane, OperationId, Purpose, RecordId, Role};
@@ -113,6 +113,25 @@ async fn a_cut_line_is_told_and_what_queued_arrives_when_it_is_healed() {
     assert_eq!(converged(desk_a.channel(), desk_b.channel(), ARRIVES).await, 2);
     let state = states(desk_a.channel()).await.unwrap();
     assert_eq!((state.link_up, state.link_error.as_str()), (true, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_small_segments_than_may_wait_at_once_all_leave() {
+    let mut world = World::start().await;
+    let phone = world.enrol(A, Role::Patroller, "phone").await;
+    let desk_a = world.enrol(A, Role::DutyOfficer, "desk").await;
+    let desk_b = world.enrol(B, Role::DutyOfficer, "desk").await;
+    world.a.stop().await;
+    let config = world.path("a.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text + "[exchange]\nentries_per_segment_max = 1\n").unwrap();
+    world.a.restart().await;
+
+    let (request, records) = batch(&phone, 1, 200);
+    let mut service = cli::client::device_service(phone.channel());
+    let answer = service.push(request).await.unwrap().into_inner();
+    assert_eq!(kept(&answer, &records).len(), records.len());
+    assert_eq!(converged(desk_a.channel(), desk_b.channel(), ARRIVES).await, 200);
 }
 
 /// A duty officer who watches.

@@ -147,13 +147,15 @@ impl<'a> Session<'a> {
                 return Some(receipt);
             }
         }
+        // A piece that leaves makes room, so a cut may follow it: all that is to be done is done.
+        let mut next = None;
         for effect in self.sender.step(send::Event::Writable) {
             match effect {
-                send::Effect::Send(piece) => return Some(link_request::Frame::Piece(piece)),
+                send::Effect::Send(piece) => next = Some(link_request::Frame::Piece(piece)),
                 other => self.effect(Work::Send(other)),
             }
         }
-        None
+        next
     }
 
     /// Signs a receipt; one that names parked entries needs the store and follows later.
