@@ -141,6 +141,18 @@ impl Bus {
         self.push(self.now + delay_ms, event);
     }
 
+    /// A flush begins, which now and then takes long; `done` tells that it has returned. With `crash` the
+    /// process dies while it is under way, or just after.
+    pub(super) fn flush(&mut self, done: Event, crash: Option<Fault>) {
+        let slow = self.chance.per_mille(20);
+        let latency_ms =
+            if slow { self.chance.within(50, 1_500) } else { self.chance.within(1, 8) };
+        self.after(latency_ms, done);
+        if let Some(crash) = crash {
+            self.after(self.chance.within(0, latency_ms + 2), Event::Fault(crash));
+        }
+    }
+
     /// When the next event that is no tick happens.
     pub(super) fn next_at(&self) -> Option<u64> {
         self.queue.first_key_value().map(|((at, _), _)| *at)

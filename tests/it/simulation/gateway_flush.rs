@@ -27,15 +27,11 @@ impl GatewayNode {
     fn begin_flush(&mut self, bus: &mut Bus) {
         if self.flushing.is_empty() && !self.jobs.is_empty() {
             self.flushing = std::mem::take(&mut self.jobs);
-            let slow = bus.chance.per_mille(20);
-            let latency_ms =
-                if slow { bus.chance.within(50, 1_500) } else { bus.chance.within(1, 8) };
-            bus.after(latency_ms, Event::GatewayFlush { gateway: self.index, life: self.life });
-            if let Some(down_ms) = self.doomed.take() {
-                let gateway = self.index;
-                let crash = Fault::CrashGateway { gateway, down_ms, at_work: false };
-                bus.after(bus.chance.within(0, latency_ms + 2), Event::Fault(crash));
-            }
+            let gateway = self.index;
+            let crash = self.doomed.take();
+            let crash =
+                crash.map(|down_ms| Fault::CrashGateway { gateway, down_ms, at_work: false });
+            bus.flush(Event::GatewayFlush { gateway, life: self.life }, crash);
         }
     }
 

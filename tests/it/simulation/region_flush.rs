@@ -44,15 +44,10 @@ impl RegionNode {
     fn begin_flush(&mut self, bus: &mut Bus) {
         if self.flushing.is_empty() && !self.jobs.is_empty() {
             self.flushing = std::mem::take(&mut self.jobs);
-            let slow = bus.chance.per_mille(20);
-            let latency_ms =
-                if slow { bus.chance.within(50, 1_500) } else { bus.chance.within(1, 8) };
-            bus.after(latency_ms, Event::RegionFlush { region: self.index, life: self.life });
-            if let Some(down_ms) = self.doomed.take() {
-                let region = self.index;
-                let crash = Fault::CrashRegion { region, down_ms, at_work: false };
-                bus.after(bus.chance.within(0, latency_ms + 2), Event::Fault(crash));
-            }
+            let region = self.index;
+            let crash = self.doomed.take();
+            let crash = crash.map(|down_ms| Fault::CrashRegion { region, down_ms, at_work: false });
+            bus.flush(Event::RegionFlush { region, life: self.life }, crash);
         }
     }
 
