@@ -11,8 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use runtime::health::seconds_between;
 use runtime::metrics::gauge_value;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use storage::DepthRow;
+use std::collections::BTreeMap;
+use storage::depth::{self, DepthRow};
 
 /// What one gateway measures. Clones share all values.
 #[derive(Clone, Debug, Default)]
@@ -21,8 +21,6 @@ pub(crate) struct Metrics {
     depth: Family<Of, Gauge>,
     oldest: Family<Of, Gauge>,
     refusals: Family<Why, Counter>,
-    directory_age: Gauge,
-    trust_age: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,23 +51,12 @@ impl Metrics {
         }
         let help = "Frames of regions that were refused";
         registry.register("frame_refusals", help, metrics.refusals.clone());
-        let help = "Since the authority signed the directory";
-        let gauge = metrics.directory_age.clone();
-        registry.register_with_unit("directory_age", help, Unit::Seconds, gauge);
-        let help = "Since the directory was put into the data folder";
-        registry.register_with_unit("trust_age", help, Unit::Seconds, metrics.trust_age.clone());
         metrics
     }
 
     /// A frame was refused.
     pub(crate) fn refused(&self, reason: Reason) {
         self.refusals.get_or_create(&Why { reason: reason.name() }).inc();
-    }
-
-    /// Notes how old directory and trust are.
-    pub(crate) fn ages(&self, directory_s: i64, trust_s: i64) {
-        self.directory_age.set(directory_s);
-        self.trust_age.set(trust_s);
     }
 
     /// Notes who is connected, and how far each region of the linkage is behind.
@@ -95,25 +82,15 @@ impl Metrics {
 
 /// Entries that each region has not receipted, and since when the oldest is held.
 fn behind(book: &Book, depths: &[DepthRow]) -> BTreeMap<RegionId, (u64, Option<Timestamp>)> {
-    let receipted: HashSet<(&StreamId, &RegionId)> =
-        depths.iter().filter_map(|row| Some((&row.stream, row.party.as_ref()?))).collect();
+    let recipients = |stream: &StreamId| {
+        let terms = book.terms_of(stream);
+        terms.map(|terms| terms.recipients(&stream.origin).cloned().collect()).unwrap_or_default()
+    };
     let mut behind: BTreeMap<RegionId, (u64, Option<Timestamp>)> = BTreeMap::new();
-    let mut add = |party: &RegionId, row: &DepthRow| {
-        let (depth, oldest_at) = behind.entry(party.clone()).or_default();
+    for (party, row) in depth::behind(depths, recipients) {
+        let (depth, oldest_at) = behind.entry(party).or_default();
         *depth += row.depth;
         *oldest_at = [*oldest_at, row.oldest_at].into_iter().flatten().min();
-    };
-    for row in depths {
-        if let Some(party) = &row.party {
-            add(party, row);
-            continue;
-        }
-        let Some(terms) = book.terms_of(&row.stream) else { continue };
-        let silent: BTreeSet<_> = terms.recipients(&row.stream.origin).collect();
-        for party in silent.into_iter().filter(|party| !receipted.contains(&(&row.stream, *party)))
-        {
-            add(party, row);
-        }
     }
     behind
 }

@@ -6,9 +6,7 @@ use crate::registry::Registry;
 use domain::kernel::{Clock, RegionId};
 use prometheus_client::registry::Registry as Shown;
 use runtime::connections::Connections;
-use runtime::health::{
-    CERTIFICATE_WARN_S, Check, State, disk_free_bytes, file_time, seconds_between,
-};
+use runtime::health::{Check, State};
 use runtime::identity::Owner;
 use runtime::metrics::{Calls, Metrics as RuntimeMetrics};
 use runtime::observe::{Look, Observed};
@@ -59,9 +57,7 @@ pub(crate) async fn spawn(
         let (subject, runtime, metrics) = (Arc::clone(&subject), measured.clone(), metrics.clone());
         let (connections, tasks) = (connections.clone(), tasks_seen.clone());
         Box::pin(async move {
-            let free = disk_free_bytes(&subject.data);
-            runtime.refresh(&connections, &tasks, free);
-            let mut checks = vec![Check::disk(free)];
+            let mut checks = vec![runtime.refresh(&connections, &tasks, &subject.data)];
             checks.extend(subject.look(&metrics, &runtime).await);
             checks
         })
@@ -73,22 +69,13 @@ pub(crate) async fn spawn(
 impl Subject {
     async fn look(&self, metrics: &Metrics, runtime: &RuntimeMetrics) -> Vec<Check> {
         let now = self.clock.now();
-        let left = seconds_between(now, self.tls.expires_at());
-        runtime.certificate("server", "server", left);
-        let age = seconds_between(self.book.directory().created_at, now);
-        let put_at = file_time(&self.data.join("trust").join("directory.signed"));
-        metrics.ages(age, put_at.map_or(age, |at| seconds_between(at, now)));
-        let owners = self.book.directory().regions.keys().cloned().map(Owner::Region);
-        let stale = owners.filter(|owner| self.tls.is_stale(owner, now)).count();
+        let directory = self.book.directory();
+        let authorities = directory.regions.keys().cloned().map(Owner::Region);
         let store = self.store.measure().await;
         let connected = self.registry.connected();
-        let mut checks = vec![
-            Check::store(store.disk_full()),
-            Check::certificate(left, CERTIFICATE_WARN_S),
-            Check::directory(age),
-            Check::revocations(stale),
-            check_regions(self.book.directory().regions.keys(), &connected),
-        ];
+        let mut checks = vec![Check::store(store.disk_full())];
+        checks.extend(runtime.trust(&self.data, directory.created_at, &self.tls, authorities, now));
+        checks.push(check_regions(directory.regions.keys(), &connected));
         match self.store.list_depths().await {
             Ok(depths) => metrics.behind(&self.book, &connected, &depths, now),
             Err(error) => {

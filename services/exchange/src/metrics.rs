@@ -13,9 +13,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use runtime::health::{Check, State, seconds_between};
 use runtime::metrics::gauge_value;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use storage::ReadError;
+use storage::depth::{self, DepthRow};
 use storage::region::{Store, StreamRow};
-use storage::{DepthRow, ReadError};
 
 /// What the exchange of all regions of one server shows. Clones share all values.
 #[derive(Clone, Debug, Default)]
@@ -127,11 +128,16 @@ fn standings(
     let others = parties.map(|party| &party.region).filter(|party| **party != book.region);
     let mut standings: BTreeMap<RegionId, Standing> =
         others.map(|party| (party.clone(), Standing::default())).collect();
-    for (party, depth, oldest_at) in behind(book, depths) {
+    let recipients = |stream: &StreamId| {
+        let agreement = book.agreement(stream.agreement, stream.version);
+        let parties = agreement.into_iter().flat_map(|agreement| &agreement.parties);
+        let others = parties.map(|party| &party.region).filter(|party| **party != book.region);
+        others.cloned().collect()
+    };
+    for (party, row) in depth::behind(depths, recipients) {
         let standing = standings.entry(party).or_default();
-        standing.depth += depth;
-        let older = [standing.oldest_at, oldest_at].into_iter().flatten().min();
-        standing.oldest_at = older;
+        standing.depth += row.depth;
+        standing.oldest_at = [standing.oldest_at, row.oldest_at].into_iter().flatten().min();
     }
     for StreamRow { stream, parked_count, .. } in inboxes {
         standings.entry(stream.origin.clone()).or_default().parked += parked_count;
@@ -154,27 +160,6 @@ fn unstored(depths: &[DepthRow], links: &Links) -> u64 {
         least.entry(&row.stream).and_modify(|least| *least = depth.min(*least)).or_insert(depth);
     }
     least.values().sum()
-}
-
-/// How far each party of each stream is behind: as its receipt says, or by all of it.
-fn behind(book: &Book, depths: &[DepthRow]) -> Vec<(RegionId, u64, Option<Timestamp>)> {
-    let receipted: HashSet<(&StreamId, &RegionId)> =
-        depths.iter().filter_map(|row| Some((&row.stream, row.party.as_ref()?))).collect();
-    let mut behind = Vec::new();
-    for DepthRow { stream, party, depth, oldest_at } in depths {
-        if let Some(party) = party {
-            behind.push((party.clone(), *depth, *oldest_at));
-            continue;
-        }
-        let Some(agreement) = book.agreement(stream.agreement, stream.version) else { continue };
-        let others = agreement.parties.iter().map(|party| &party.region);
-        for other in others.filter(|other| **other != book.region) {
-            if !receipted.contains(&(stream, other)) {
-                behind.push((other.clone(), *depth, *oldest_at));
-            }
-        }
-    }
-    behind
 }
 
 fn check_parked(entries: u64) -> Check {

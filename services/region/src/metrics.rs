@@ -1,12 +1,11 @@
-//! What a region server measures of its own work: what became of operations, and how old its trust is.
+//! What a region server measures of its own work: what became of operations.
 
 use crate::operations::Answer;
 use domain::kernel::RegionId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 /// Names of what can become of an operation, in the order of [`outcome`].
 const OUTCOMES: [&str; 7] =
@@ -18,8 +17,6 @@ const MALFORMED: usize = OUTCOMES.len() - 1;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     answers: Family<Answered, Counter>,
-    directory_age: Gauge,
-    trust_age: Gauge,
 }
 
 /// Counts what becomes of one region's operations: once a batch.
@@ -38,11 +35,6 @@ impl Metrics {
         let metrics = Self::default();
         let help = "What became of operations";
         registry.register("operation_answers", help, metrics.answers.clone());
-        let help = "Since the authority signed the directory";
-        let gauge = metrics.directory_age.clone();
-        registry.register_with_unit("directory_age", help, Unit::Seconds, gauge);
-        let help = "Since the directory was put into the data folder";
-        registry.register_with_unit("trust_age", help, Unit::Seconds, metrics.trust_age.clone());
         metrics
     }
 
@@ -52,12 +44,6 @@ impl Metrics {
             let answered = Answered { region: region.to_string(), outcome };
             self.answers.get_or_create_owned(&answered)
         }))
-    }
-
-    /// Notes how old directory and trust are.
-    pub(crate) fn ages(&self, directory_s: i64, trust_s: i64) {
-        self.directory_age.set(directory_s);
-        self.trust_age.set(trust_s);
     }
 }
 

@@ -7,7 +7,7 @@ use domain::kernel::{Clock, RegionId, Timestamp};
 use exchange::metrics::Metrics as ExchangeMetrics;
 use prometheus_client::registry::Registry;
 use runtime::connections::Connections;
-use runtime::health::{CERTIFICATE_WARN_S, Check, disk_free_bytes, file_time, seconds_between};
+use runtime::health::{Check, seconds_between};
 use runtime::identity::Owner;
 use runtime::metrics::{Calls, Metrics as RuntimeMetrics};
 use runtime::observe::{Look, Observed};
@@ -58,7 +58,7 @@ impl Observe {
 
     /// Shows metrics and health, and looks after itself, until the soft stop.
     pub(crate) async fn spawn(self, subject: Subject, tasks: &Tasks, listen: Option<SocketAddr>) {
-        let Self { mut registry, runtime, exchange, metrics, connections } = self;
+        let Self { mut registry, runtime, exchange, connections, .. } = self;
         let mut stores = Vec::new();
         for region in subject.hosted.values() {
             stores.push(region.store.measure().await);
@@ -69,13 +69,13 @@ impl Observe {
         let look: Look = Box::new(move || {
             let (subject, runtime, exchange) =
                 (Arc::clone(&subject), shown.clone(), exchange.clone());
-            let (metrics, connections, tasks) =
-                (metrics.clone(), connections.clone(), tasks_seen.clone());
+            let (connections, tasks) = (connections.clone(), tasks_seen.clone());
             Box::pin(async move {
-                let free = disk_free_bytes(&subject.data);
-                runtime.refresh(&connections, &tasks, free);
-                let mut checks = vec![Check::disk(free)];
-                checks.extend(subject.trust(&metrics, &runtime));
+                let mut checks = vec![runtime.refresh(&connections, &tasks, &subject.data)];
+                let Subject { data, directory_at, tls, .. } = &*subject;
+                let authorities = subject.hosted.keys().cloned().map(Owner::Region);
+                let now = subject.clock.now();
+                checks.extend(runtime.trust(data, *directory_at, tls, authorities, now));
                 for region in subject.hosted.values() {
                     checks.extend(look_at(region, &exchange, &runtime).await);
                 }
@@ -83,25 +83,6 @@ impl Observe {
             })
         });
         Observed { registry, metrics: runtime, look }.spawn(tasks, listen).await;
-    }
-}
-
-impl Subject {
-    /// How long certificates hold and how old the directory is.
-    fn trust(&self, metrics: &Metrics, runtime: &RuntimeMetrics) -> [Check; 3] {
-        let now = self.clock.now();
-        let left = seconds_between(now, self.tls.expires_at());
-        runtime.certificate("server", "server", left);
-        let age = seconds_between(self.directory_at, now);
-        let put_at = file_time(&self.data.join("trust").join("directory.signed"));
-        metrics.ages(age, put_at.map_or(age, |at| seconds_between(at, now)));
-        let owners = self.hosted.keys().map(|region| Owner::Region(region.clone()));
-        let stale = owners.filter(|owner| self.tls.is_stale(owner, now)).count();
-        [
-            Check::certificate(left, CERTIFICATE_WARN_S),
-            Check::directory(age),
-            Check::revocations(stale),
-        ]
     }
 }
 

@@ -11,7 +11,7 @@ const DISK_FREE_WARN_BYTES: u64 = 2 << 30;
 const DISK_FREE_FAIL_BYTES: u64 = 256 << 20;
 
 /// Half the life of a server's certificate: it should have been renewed by then.
-pub const CERTIFICATE_WARN_S: i64 = 7 * 86_400 / 2;
+const CERTIFICATE_WARN_S: i64 = 7 * 86_400 / 2;
 /// The key that signs directories lives for 90 days.
 const DIRECTORY_WARN_S: i64 = 75 * 86_400;
 
@@ -89,12 +89,12 @@ impl Check {
         Self::new("store", state, reason.to_owned(), advice)
     }
 
-    /// Whether a certificate holds, and for longer than `warn_s`.
-    pub fn certificate(seconds: i64, warn_s: i64) -> Self {
+    /// Whether a certificate holds, and for long enough.
+    pub fn certificate(seconds: i64) -> Self {
         let state = match seconds {
             ..=0 => State::Fail,
-            left if left < warn_s => State::Warn,
-            _ => State::Ok,
+            1..CERTIFICATE_WARN_S => State::Warn,
+            CERTIFICATE_WARN_S.. => State::Ok,
         };
         let reason = format!("the server's certificate holds for {} h", seconds.max(0) / 3_600);
         let advice = "it renews itself at a third of its life: see the log, and the clock";
@@ -160,13 +160,13 @@ impl Health {
 }
 
 /// Space left where a folder lies, for who is no administrator of the system.
-pub fn disk_free_bytes(path: &Path) -> Option<u64> {
+pub(crate) fn disk_free_bytes(path: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
     Some(stat.blocks_available() * stat.fragment_size())
 }
 
 /// When a file was last written.
-pub fn file_time(path: &Path) -> Option<Timestamp> {
+pub(crate) fn file_time(path: &Path) -> Option<Timestamp> {
     let written = std::fs::metadata(path).ok()?.modified().ok()?;
     let micros = written.duration_since(std::time::UNIX_EPOCH).ok()?.as_micros();
     Some(Timestamp::from_micros(i64::try_from(micros).ok()?))
@@ -190,9 +190,9 @@ mod tests {
             (Check::disk(None), State::Warn),
             (Check::store(false), State::Ok),
             (Check::store(true), State::Fail),
-            (Check::certificate(7 * 86_400, 3_600), State::Ok),
-            (Check::certificate(3_599, 3_600), State::Warn),
-            (Check::certificate(0, 3_600), State::Fail),
+            (Check::certificate(CERTIFICATE_WARN_S), State::Ok),
+            (Check::certificate(CERTIFICATE_WARN_S - 1), State::Warn),
+            (Check::certificate(0), State::Fail),
             (Check::directory(86_400), State::Ok),
             (Check::directory(DIRECTORY_WARN_S + 1), State::Warn),
             (Check::revocations(0), State::Ok),

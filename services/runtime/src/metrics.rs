@@ -6,9 +6,11 @@
 
 use crate::accept::REFUSALS;
 use crate::connections::{Connections, Peer};
-use crate::health::{Check, State};
-use crate::identity::Identity;
+use crate::health::{Check, State, disk_free_bytes, file_time, seconds_between};
+use crate::identity::{Identity, Owner};
 use crate::tasks::Tasks;
+use crate::tls::ServerTls;
+use domain::kernel::Timestamp;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::http::{HeaderMap, Request, Response};
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
@@ -21,6 +23,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -46,6 +49,8 @@ pub struct Metrics {
     tasks: Gauge,
     memory: Gauge,
     disk_free: Gauge,
+    directory_age: Gauge,
+    trust_age: Gauge,
 }
 
 /// What the accept loop counts.
@@ -116,6 +121,8 @@ impl Metrics {
             tasks: Gauge::default(),
             memory: Gauge::default(),
             disk_free: Gauge::default(),
+            directory_age: Gauge::default(),
+            trust_age: Gauge::default(),
         };
         let counted = connections.counted();
         // Who has none yet shows that there are none.
@@ -147,6 +154,11 @@ impl Metrics {
         registry.register_with_unit("process_resident", help, Unit::Bytes, metrics.memory.clone());
         let help = "Space left where the data folder lies";
         registry.register_with_unit("disk_free", help, Unit::Bytes, metrics.disk_free.clone());
+        let help = "Since the authority signed the directory";
+        let gauge = metrics.directory_age.clone();
+        registry.register_with_unit("directory_age", help, Unit::Seconds, gauge);
+        let help = "Since the directory was put into the data folder";
+        registry.register_with_unit("trust_age", help, Unit::Seconds, metrics.trust_age.clone());
         let help = "What a check finds: 0 ok, 1 warn, 2 fail";
         registry.register("health_check_state", help, metrics.checks.clone());
         metrics
@@ -158,17 +170,39 @@ impl Metrics {
         Calls { requests: self.requests.clone(), methods: Arc::new(methods.into_iter().collect()) }
     }
 
-    /// Reads what is known only now.
-    pub fn refresh(&self, connections: &Connections, tasks: &Tasks, disk_free: Option<u64>) {
+    /// Reads what is known only now, and says whether there is space where the data lies.
+    pub fn refresh(&self, connections: &Connections, tasks: &Tasks, data: &Path) -> Check {
         let count = |number| i64::try_from(number).unwrap_or(i64::MAX);
         self.live.set(count(connections.count()));
         self.tasks.set(count(tasks.alive()));
         if let Some(bytes) = resident_bytes() {
             self.memory.set(gauge_value(bytes));
         }
+        let disk_free = disk_free_bytes(data);
         if let Some(bytes) = disk_free {
             self.disk_free.set(gauge_value(bytes));
         }
+        Check::disk(disk_free)
+    }
+
+    /// Looks at what a server shows and whom it believes: its certificate, the directory of this time in
+    /// its data folder, the lists of these authorities.
+    pub fn trust(
+        &self,
+        data: &Path,
+        directory_at: Timestamp,
+        tls: &ServerTls,
+        authorities: impl Iterator<Item = Owner>,
+        now: Timestamp,
+    ) -> [Check; 3] {
+        let left = seconds_between(now, tls.expires_at());
+        self.certificate("server", "server", left);
+        let age = seconds_between(directory_at, now);
+        self.directory_age.set(age);
+        let put_at = file_time(&data.join("trust").join("directory.signed"));
+        self.trust_age.set(put_at.map_or(age, |at| seconds_between(at, now)));
+        let stale = authorities.filter(|owner| tls.is_stale(owner, now)).count();
+        [Check::certificate(left), Check::directory(age), Check::revocations(stale)]
     }
 
     /// Notes how long a certificate still holds.

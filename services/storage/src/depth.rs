@@ -6,6 +6,7 @@ use crate::sqlite::uint;
 use domain::kernel::{RegionId, Timestamp};
 use domain::stream::StreamId;
 use sqlx::{Row as _, SqlitePool};
+use std::collections::HashSet;
 
 /// How far a party of a stream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,24 @@ pub struct DepthRow {
     pub depth: u64,
     /// Since when the oldest of them waits; `None` when there is none.
     pub oldest_at: Option<Timestamp>,
+}
+
+/// How far each party of each stream is behind: as its receipt says, or by all of it. `recipients` are the
+/// parties of a stream without its origin.
+pub fn behind(
+    rows: &[DepthRow],
+    recipients: impl Fn(&StreamId) -> Vec<RegionId>,
+) -> impl Iterator<Item = (RegionId, &DepthRow)> {
+    let receipted: HashSet<(&StreamId, &RegionId)> =
+        rows.iter().filter_map(|row| Some((&row.stream, row.party.as_ref()?))).collect();
+    rows.iter().flat_map(move |row| {
+        let mut parties = match &row.party {
+            Some(party) => vec![party.clone()],
+            None => recipients(&row.stream),
+        };
+        parties.retain(|party| row.party.is_some() || !receipted.contains(&(&row.stream, party)));
+        parties.into_iter().map(move |party| (party, row))
+    })
 }
 
 /// In a region's store: since an entry was numbered.

@@ -8,7 +8,7 @@
 //!
 //! *Start at* [`region::Store`], then `writer.rs` for how a commit is made.
 
-mod depth;
+pub mod depth;
 pub mod gateway;
 #[cfg(feature = "known-bad")]
 pub mod known_bad;
@@ -17,7 +17,6 @@ pub mod region;
 mod sqlite;
 mod writer;
 
-pub use depth::DepthRow;
 pub use sqlite::OpenError;
 pub use writer::{WriteError, Writer};
 
