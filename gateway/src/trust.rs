@@ -7,22 +7,13 @@ use runtime::ErrorChain;
 use runtime::connections::Connections;
 use runtime::identity::{Identity, Owner};
 use runtime::pki::{Authority, Validity};
+use runtime::renewal::{CERTIFICATE_DAYS, Look, Renewal};
 use runtime::tls::{Hosted, Lists, ServerTls, Trust};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-
-/// A server certificate is good for a week and made anew at every start, each third of its life, and at
-/// SIGHUP.
-const CERTIFICATE_DAYS: i64 = 7;
-const RENEW_EVERY: Duration = Duration::from_secs(7 * 86_400 / 3);
-/// How often it is looked whether a list has changed or run out.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the gateway's certificate is made from, and its lists.
 pub(crate) struct Own {
@@ -80,26 +71,11 @@ impl Own {
         connections: Connections,
         soft: CancellationToken,
     ) {
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut hangups = signal(SignalKind::hangup()).ok();
-        let mut renewed_at = Instant::now();
+        let mut renewal = Renewal::new();
         let mut stale = self.stale(&tls);
-        loop {
-            let hangup = async {
-                match &mut hangups {
-                    Some(hangups) => hangups.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            // No arm holds state across its await.
-            let asked = tokio::select! {
-                () = soft.cancelled() => return,
-                _ = hangup => true,
-                _ = ticks.tick() => false,
-            };
-            if asked || self.read_lists() || renewed_at.elapsed() >= RENEW_EVERY {
-                renewed_at = Instant::now();
+        while let Some(look) = renewal.next(&soft).await {
+            if look == Look::Anew || self.read_lists() {
+                renewal.renewed();
                 match self.keys().and_then(|(keys, trust)| Ok(tls.reload(&keys, trust)?)) {
                     Ok(()) => tracing::info!("certificate and revocation lists are new"),
                     Err(error) => {

@@ -158,9 +158,10 @@ impl Server {
             hosted: Arc::clone(&hosted),
             clock: Arc::clone(&clock),
         };
-        let (keys, trust) = own.keys().await?;
+        let revoked = own.revoked().await.map_err(ServerError::StoreRead)?;
+        let (keys, trust) = own.keys(&revoked)?;
         let tls = ServerTls::new(&keys, trust, ClientAuth::Optional)?;
-        let trusting = own.run(tls.clone(), connections.clone(), tasks.soft().clone());
+        let trusting = own.run(revoked, tls.clone(), connections.clone(), tasks.soft().clone());
         tasks.spawn("region.trust", OnExit::Log, trusting);
         let calls = observe.calls();
         let subject = Subject {

@@ -9,27 +9,18 @@ use runtime::connections::Connections;
 use runtime::data_dir::{SHARED, write_atomic};
 use runtime::identity::{Identity, Owner};
 use runtime::pki::{Authority, RevocationList, Validity};
+use runtime::renewal::{CERTIFICATE_DAYS, Look, Renewal};
 use runtime::tls::{Hosted as HostedKey, Lists, ServerTls, Trust};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use storage::ReadError;
 use storage::region::RevokedDevice;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-/// Server certificates and revocation lists are good for a week and made anew at every start, each third
-/// of their life, and at SIGHUP.
-const CERTIFICATE_DAYS: i64 = 7;
-const RENEW_EVERY: Duration = Duration::from_secs(7 * 86_400 / 3);
-/// How often the stores are asked for devices that were revoked since; a program beside the server may
-/// have done it.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-type Revoked = BTreeMap<RegionId, Vec<RevokedDevice>>;
+/// The devices that each hosted region has revoked.
+pub(crate) type Revoked = BTreeMap<RegionId, Vec<RevokedDevice>>;
 
 /// What certificates and lists are made from.
 pub(crate) struct Own {
@@ -43,13 +34,9 @@ pub(crate) struct Own {
 }
 
 impl Own {
-    /// Certificates of all hosted regions, and whom they trust: each its own devices.
-    pub(crate) async fn keys(&self) -> Result<(Vec<HostedKey>, Trust), ServerError> {
-        let revoked = self.revoked().await.map_err(ServerError::StoreRead)?;
-        self.keys_without(&revoked)
-    }
-
-    fn keys_without(&self, revoked: &Revoked) -> Result<(Vec<HostedKey>, Trust), ServerError> {
+    /// Certificates of all hosted regions, and whom they trust: each its own devices without those that
+    /// it has revoked.
+    pub(crate) fn keys(&self, revoked: &Revoked) -> Result<(Vec<HostedKey>, Trust), ServerError> {
         let mut trust = Trust::new(self.linkage.clone());
         let mut keys = Vec::new();
         for (id, region) in self.hosted.iter() {
@@ -100,7 +87,8 @@ impl Own {
         Ok(())
     }
 
-    async fn revoked(&self) -> Result<Revoked, ReadError> {
+    /// Reads what is revoked; a program beside the server may have done it.
+    pub(crate) async fn revoked(&self) -> Result<Revoked, ReadError> {
         let mut revoked = Revoked::new();
         for (id, region) in self.hosted.iter() {
             revoked.insert(id.clone(), region.store.list_revoked_devices().await?);
@@ -108,32 +96,17 @@ impl Own {
         Ok(revoked)
     }
 
-    /// Keeps both fresh, and closes the connections of devices that were revoked, with every stream on
-    /// them.
+    /// Keeps both fresh, which were made for what was `known` to be revoked, and closes the connections of
+    /// devices that were revoked since, with every stream on them.
     pub(crate) async fn run(
         self,
+        mut known: Revoked,
         tls: ServerTls,
         connections: Connections,
         soft: CancellationToken,
     ) {
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut hangups = signal(SignalKind::hangup()).ok();
-        let mut renewed_at = Instant::now();
-        let mut known = None;
-        loop {
-            let hangup = async {
-                match &mut hangups {
-                    Some(hangups) => hangups.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            // No arm holds state across its await.
-            let asked = tokio::select! {
-                () = soft.cancelled() => return,
-                _ = hangup => true,
-                _ = ticks.tick() => false,
-            };
+        let mut renewal = Renewal::new();
+        while let Some(look) = renewal.next(&soft).await {
             let revoked = match self.revoked().await {
                 Ok(revoked) => revoked,
                 Err(error) => {
@@ -141,16 +114,13 @@ impl Own {
                     continue;
                 }
             };
-            if !asked && known.as_ref() == Some(&revoked) && renewed_at.elapsed() < RENEW_EVERY {
+            if look == Look::Changes && revoked == known {
                 continue;
             }
-            match self
-                .keys_without(&revoked)
-                .and_then(|(keys, trust)| Ok(tls.reload(&keys, trust)?))
-            {
+            match self.keys(&revoked).and_then(|(keys, trust)| Ok(tls.reload(&keys, trust)?)) {
                 Ok(()) => {
-                    renewed_at = Instant::now();
-                    known = Some(revoked);
+                    renewal.renewed();
+                    known = revoked;
                     let closed = connections.close(|peer| !tls.admits(peer));
                     tracing::info!(closed, "certificates and revocation lists are new");
                 }

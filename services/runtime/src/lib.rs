@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod observe;
 pub mod pki;
 pub mod process;
+pub mod renewal;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
