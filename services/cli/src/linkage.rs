@@ -288,6 +288,29 @@ pub fn install_agreement(
     Ok(path)
 }
 
+/// Proposes an agreement, has every party sign it, puts it into every party's folder: what takes a
+/// linkage's people three commands each.
+///
+/// # Errors
+/// As of [`propose`], [`sign_agreement`] and [`install_agreement`].
+pub fn conclude(
+    directory: &Directory,
+    terms: Terms,
+    data_of: impl Fn(&RegionId) -> PathBuf,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<()> {
+    let parties = terms.parties.clone();
+    let mut object = propose(directory, terms, now, entropy)?;
+    for party in &parties {
+        sign_agreement(&mut object, &data_of(party), party)?;
+    }
+    for party in &parties {
+        install_agreement(&object, &data_of(party), party, now)?;
+    }
+    Ok(())
+}
+
 /// Issues an enrolment code; gives the text of its QR picture. The server may be running.
 ///
 /// # Errors

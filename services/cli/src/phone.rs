@@ -3,10 +3,14 @@
 use crate::client;
 use anyhow::{Context as _, Result};
 use device::enrolment::EnrolmentCode;
-use device::key::KeyFile;
+use device::key::{KeyFile, Sign as _};
 use device::{Device, Limits, Report, Store, Window};
-use domain::kernel::{Clock, Entropy};
+use domain::kernel::{Clock, Entropy, OperationId, RecordId};
+use domain::operation::{Change, Operation};
+use prost::Message as _;
+use proto::convert::kernel::encode_time;
 use proto::device::v1 as pb;
+use runtime::clock::{SystemClock, SystemEntropy};
 use std::path::Path;
 use std::sync::Arc;
 use tonic::transport::Channel;
@@ -65,6 +69,24 @@ impl Phone {
         &self.channel
     }
 
+    /// Signs operations that were never in the outbox, as one batch sent now.
+    ///
+    /// # Errors
+    /// When the keystore does not sign.
+    pub fn sign(&self, operations: &[Operation]) -> Result<pb::PushRequest> {
+        let identity = self.device.identity();
+        let batch = pb::Batch {
+            region_id: identity.region_id.to_string(),
+            device_id: identity.device_id.as_bytes().to_vec().into(),
+            send_time: Some(encode_time(SystemClock.now())),
+            operations: operations.iter().map(pb::Operation::from).collect(),
+        }
+        .encode_to_vec();
+        let signature = self.key.sign(&batch)?.into();
+        let signed_batch = Some(pb::SignedBatch { batch: batch.into(), signature });
+        Ok(pb::PushRequest { signed_batch })
+    }
+
     /// Sends all that waits.
     ///
     /// # Errors
@@ -116,6 +138,25 @@ impl Phone {
     /// When the region does not answer.
     pub async fn sync(&mut self) -> Result<Synced> {
         Ok(Synced { sent: self.push().await?, changes: self.pull().await? })
+    }
+}
+
+/// An operation of this moment that makes a record.
+pub fn fresh(device_seq: u64, change: Change) -> Operation {
+    let now = SystemClock.now();
+    Operation {
+        operation_id: OperationId::mint(now, &SystemEntropy),
+        record_id: RecordId::mint(now, &SystemEntropy),
+        parent_ids: Vec::new(),
+        base_revision: None,
+        occurred_at: now,
+        recorded_at: now,
+        device_seq,
+        author_unit: "unit-1".to_owned(),
+        author_ref: None,
+        sensitivity: None,
+        external_ref: None,
+        change,
     }
 }
 

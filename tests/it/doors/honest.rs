@@ -1,13 +1,14 @@
 //! Honest clients: a device, and a party that calls at its pace.
 
 use super::{Door, in_time, own};
+use cli::phone::fresh;
 use device::enrolment::EnrolmentCode;
-use domain::kernel::{Clock as _, DeviceId, OperationId, Purpose, RecordId, Role};
-use domain::operation::{Change, Operation};
+use domain::kernel::{Clock as _, DeviceId, Purpose, Role};
+use domain::operation::Change;
 use prost::Message as _;
 use proto::device::v1 as pb;
 use proto::device::v1::device_service_client::DeviceServiceClient;
-use runtime::clock::{SystemClock, SystemEntropy};
+use runtime::clock::SystemClock;
 use runtime::pki::{IssuedKey, new_request};
 use runtime::tls::ClientTls;
 use seal::batch::DeviceKey;
@@ -76,21 +77,8 @@ impl Device {
     }
 
     pub(crate) fn report(&self, device_seq: u64, text: &str) -> pb::Operation {
-        let now = SystemClock.now();
-        pb::Operation::from(&Operation {
-            operation_id: OperationId::mint(now, &SystemEntropy),
-            record_id: RecordId::mint(now, &SystemEntropy),
-            parent_ids: Vec::new(),
-            base_revision: None,
-            occurred_at: now,
-            recorded_at: now,
-            device_seq,
-            author_unit: "unit-1".to_owned(),
-            author_ref: None,
-            sensitivity: None,
-            external_ref: None,
-            change: Change::ReportEvent(crate::harness::event(text)),
-        })
+        let change = Change::ReportEvent(crate::harness::event(text));
+        pb::Operation::from(&fresh(device_seq, change))
     }
 
     pub(crate) async fn push(&self, request: pb::PushRequest) -> Result<pb::PushResponse, Status> {

@@ -2,15 +2,12 @@
 
 use super::checker::{Ack, AckLog, Seen};
 use super::dice::Dice;
-use cli::phone::Phone;
-use domain::kernel::{Clock as _, OperationId, Purpose, RecordId};
+use cli::phone::{Phone, fresh};
+use domain::kernel::{Purpose, RecordId};
 use domain::operation::{Change, Operation};
 use domain::risk::EventVerb;
-use prost::Message as _;
 use proto::device::v1 as pb;
 use proto::device::v1::device_service_client::DeviceServiceClient;
-use runtime::clock::{SystemClock, SystemEntropy};
-use seal::batch::DeviceKey;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,26 +34,7 @@ pub(crate) fn batch(
     let reports: Vec<Operation> =
         reports.map(|seq| fresh(seq, Change::ReportEvent(super::event("落石")))).collect();
     let records = reports.iter().map(|report| report.record_id).collect();
-    (sign(phone, &reports), records)
-}
-
-/// An operation that makes a record.
-fn fresh(device_seq: u64, change: Change) -> Operation {
-    let now = SystemClock.now();
-    Operation {
-        operation_id: OperationId::mint(now, &SystemEntropy),
-        record_id: RecordId::mint(now, &SystemEntropy),
-        parent_ids: Vec::new(),
-        base_revision: None,
-        occurred_at: now,
-        recorded_at: now,
-        device_seq,
-        author_unit: "unit-1".to_owned(),
-        author_ref: None,
-        sensitivity: None,
-        external_ref: None,
-        change,
-    }
+    (phone.sign(&reports).unwrap(), records)
 }
 
 /// What an officer does with an event that was just reported.
@@ -68,20 +46,6 @@ fn accept(report: &Operation) -> Operation {
         parent_ids: vec![report.operation_id],
         ..fresh(report.device_seq + 1, change)
     }
-}
-
-fn sign(phone: &Phone, operations: &[Operation]) -> pb::PushRequest {
-    let identity = phone.device.identity();
-    let batch = pb::Batch {
-        region_id: identity.region_id.to_string(),
-        device_id: identity.device_id.as_bytes().to_vec().into(),
-        send_time: Some(proto::convert::kernel::encode_time(SystemClock.now())),
-        operations: operations.iter().map(pb::Operation::from).collect(),
-    }
-    .encode_to_vec();
-    let signature = DeviceKey::from_pkcs8(&phone.key.pkcs8()).unwrap().sign(&batch);
-    let signed = pb::SignedBatch { batch: batch.into(), signature: signature.into() };
-    pb::PushRequest { signed_batch: Some(signed) }
 }
 
 /// Sends a batch until it is answered, always the same bytes.
@@ -117,7 +81,7 @@ impl Pusher {
                 let change = || Change::ReportEvent(super::event("落石"));
                 let reports: Vec<Operation> =
                     seqs.by_ref().take(batch_size).map(|seq| fresh(seq, change())).collect();
-                let answer = push(&mut service, sign(&phone, &reports), RETRY).await;
+                let answer = push(&mut service, phone.sign(&reports).unwrap(), RETRY).await;
                 let (acks, refused) = told(&answer, &reports);
                 assert!(refused.is_empty(), "a fresh report was refused: {}", refused[0]);
                 log.ack(&acks);
@@ -179,7 +143,7 @@ impl Reporter {
             while !*stopped.borrow() {
                 let operations = some(reports, next_seq, &mut dice);
                 next_seq += operations.len() as u64;
-                let answer = push(&mut service, sign(&phone, &operations), RETRY_SOON).await;
+                let answer = push(&mut service, phone.sign(&operations).unwrap(), RETRY_SOON).await;
                 let (acks, refused) = told(&answer, &operations);
                 log.ack(&acks);
                 told_of.lock().unwrap().extend(refused);

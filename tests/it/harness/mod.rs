@@ -127,13 +127,8 @@ fn agree(
         purposes: Purpose::ALL.to_vec(),
         days: 365,
     };
-    let mut object = linkage::propose(directory, terms, now, &SystemEntropy).unwrap();
-    for id in parties {
-        linkage::sign_agreement(&mut object, &dir.join(data_of(id)), &region(id)).unwrap();
-    }
-    for id in parties {
-        linkage::install_agreement(&object, &dir.join(data_of(id)), &region(id), now).unwrap();
-    }
+    let data = |id: &RegionId| dir.join(data_of(id.as_str()));
+    linkage::conclude(directory, terms, data, now, &SystemEntropy).unwrap();
 }
 
 /// Writes the configuration of a region server; gives its path.

@@ -1,15 +1,13 @@
 //! Phones whose reports were written and signed beforehand: what is measured is the servers.
 
 use crate::client;
-use crate::phone::{Phone, said};
+use crate::phone::{Phone, fresh, said};
 use anyhow::{Context as _, Result, ensure};
-use domain::kernel::{Clock as _, Datum, GeoPoint, OperationId, RecordId};
+use domain::kernel::{Datum, GeoPoint, RecordId};
 use domain::operation::{Change, Operation};
 use domain::risk::{EmergencyClass, Event, EventDomain, EventSource, EventState};
 use prost::Message as _;
 use proto::device::v1 as pb;
-use runtime::clock::{SystemClock, SystemEntropy};
-use seal::batch::DeviceKey;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -48,22 +46,11 @@ pub(super) fn write(phones: &[Phone], count: usize, size: usize) -> Result<Vec<V
 }
 
 fn batch(phone: &Phone, device_seq: u64, size: usize) -> Result<Batch> {
-    let key = DeviceKey::from_pkcs8(&phone.key.pkcs8()).context("the phone's key")?;
-    let now = SystemClock.now();
-    let records: Vec<_> = (0..size).map(|_| RecordId::mint(now, &SystemEntropy)).collect();
-    let padding = padding(operation(device_seq, "", RecordId::mint(now, &SystemEntropy)));
-    let operations = (device_seq..).zip(&records);
-    let identity = phone.device.identity();
-    let batch = pb::Batch {
-        region_id: identity.region_id.to_string(),
-        device_id: identity.device_id.as_bytes().to_vec().into(),
-        send_time: Some(proto::convert::kernel::encode_time(now)),
-        operations: operations.map(|(seq, record)| operation(seq, &padding, *record)).collect(),
-    }
-    .encode_to_vec();
-    let signature = key.sign(&batch).into();
-    let signed = pb::SignedBatch { batch: batch.into(), signature };
-    Ok(Batch { request: pb::PushRequest { signed_batch: Some(signed) }, records })
+    let padding = padding(&report(device_seq, ""));
+    let reports: Vec<Operation> =
+        (device_seq..).take(size).map(|seq| report(seq, &padding)).collect();
+    let records = reports.iter().map(|report| report.record_id).collect();
+    Ok(Batch { request: phone.sign(&reports)?, records })
 }
 
 /// Sends over one `Sync` stream, `depth` batches in flight; each answer must say that all was applied.
@@ -96,30 +83,20 @@ pub(super) async fn stream(
     }
 }
 
-/// Sends one call after another; several may run beside each other on one phone.
-pub(super) async fn unary(channel: Channel, batches: Vec<Batch>) -> Result<Vec<Answered>> {
-    let mut service = client::device_service(&channel);
-    let mut answered = Vec::with_capacity(batches.len());
-    for Batch { request, records } in batches {
-        let sent_at = Instant::now();
-        let answer = service.push(request).await.map_err(said)?.into_inner();
-        applied(&answer, records.len())?;
-        answered.push(Answered { sent_at, acked_at: Instant::now(), count: records.len() });
-    }
-    Ok(answered)
-}
-
-/// Sends one call each `every`, whether or not those before were answered in time.
-pub(super) async fn paced(
+/// Sends one call after another, each `every` where that is given; several may run beside each other on
+/// one phone.
+pub(super) async fn calls(
     channel: Channel,
     batches: Vec<Batch>,
-    every: Duration,
+    every: Option<Duration>,
 ) -> Result<Vec<Answered>> {
     let mut service = client::device_service(&channel);
-    let mut ticks = tokio::time::interval(every);
+    let mut ticks = every.map(tokio::time::interval);
     let mut answered = Vec::with_capacity(batches.len());
     for Batch { request, records } in batches {
-        ticks.tick().await;
+        if let Some(ticks) = &mut ticks {
+            ticks.tick().await;
+        }
         let sent_at = Instant::now();
         let answer = service.push(request).await.map_err(said)?.into_inner();
         applied(&answer, records.len())?;
@@ -135,21 +112,10 @@ fn applied(answer: &pb::PushResponse, count: usize) -> Result<()> {
     Ok(())
 }
 
-fn operation(device_seq: u64, padding: &str, record_id: RecordId) -> pb::Operation {
-    let now = SystemClock.now();
-    pb::Operation::from(&Operation {
-        operation_id: OperationId::mint(now, &SystemEntropy),
-        record_id,
-        parent_ids: Vec::new(),
-        base_revision: None,
-        occurred_at: now,
-        recorded_at: now,
+fn report(device_seq: u64, padding: &str) -> Operation {
+    fresh(
         device_seq,
-        author_unit: "unit-1".to_owned(),
-        author_ref: None,
-        sensitivity: None,
-        external_ref: None,
-        change: Change::ReportEvent(Event {
+        Change::ReportEvent(Event {
             domain: EventDomain::Safety,
             category: "GEOLOGICAL".to_owned(),
             emergency_class: Some(EmergencyClass::NaturalDisaster),
@@ -172,12 +138,12 @@ fn operation(device_seq: u64, padding: &str, record_id: RecordId) -> pb::Operati
             handling_unit: String::new(),
             observation_id: None,
         }),
-    })
+    )
 }
 
 /// What makes a report as long as it should be.
-fn padding(bare: pb::Operation) -> String {
-    let lacks = RECORD_BYTES.saturating_sub(bare.encoded_len());
+fn padding(bare: &Operation) -> String {
+    let lacks = RECORD_BYTES.saturating_sub(pb::Operation::from(bare).encoded_len());
     "，可绕行"
         .chars()
         .cycle()

@@ -172,7 +172,7 @@ async fn drive(work: Vec<(Phone, Vec<Batch>)>, way: Way) -> Result<Vec<Answered>
             let each = batches.len().div_ceil(UNARY_CALLS);
             while !batches.is_empty() {
                 let some = batches.split_off(batches.len().saturating_sub(each));
-                tasks.spawn(load::unary(phone.channel().clone(), some));
+                tasks.spawn(load::calls(phone.channel().clone(), some, None));
             }
         } else {
             tasks.spawn(load::stream(phone.channel().clone(), batches, STREAM_DEPTH));
@@ -246,7 +246,7 @@ async fn paced(
     let watched = seen(watch.into_inner(), ids.len());
     let from = Instant::now();
     let (sent, seen) =
-        tokio::try_join!(load::paced(phone.channel().clone(), batches, PACE), watched)?;
+        tokio::try_join!(load::calls(phone.channel().clone(), batches, Some(PACE)), watched)?;
     let mut arrived = Vec::with_capacity(ids.len());
     for (index, id) in ids.iter().enumerate() {
         let at = seen.get(id).context("a record was not seen")?;

@@ -205,14 +205,7 @@ fn agree(dir: &Path, directory: &Directory, parties: &[RegionId]) -> Result<()> 
         purposes: Purpose::ALL.to_vec(),
         days: 365,
     };
-    let mut object = linkage::propose(directory, terms, now, &SystemEntropy)?;
-    for id in parties {
-        linkage::sign_agreement(&mut object, &data_of(dir, id), id)?;
-    }
-    for id in parties {
-        linkage::install_agreement(&object, &data_of(dir, id), id, now)?;
-    }
-    Ok(())
+    linkage::conclude(directory, terms, |id| data_of(dir, id), now, &SystemEntropy)
 }
 
 fn config(data: &Path, port: u16, gateway_port: u16, regions: &[RegionId]) -> String {

@@ -175,21 +175,12 @@ async fn set_up(
     for data in [gateway_dir, host_dir(dir, 0), host_dir(dir, 1)] {
         linkage::install_trust(&authority, &data)?;
     }
+    let data_of = |id: &RegionId| {
+        let region = regions.iter().find(|region| region.id == *id);
+        host_dir(dir, region.map_or(0, host_of))
+    };
     for terms in agreements(regions)? {
-        let parties = terms.parties.clone();
-        let mut object = linkage::propose(&directory, terms, now, entropy)?;
-        let data_of = |id: &RegionId| {
-            let region = regions.iter().find(|region| region.id == *id);
-            region
-                .map(|region| host_dir(dir, host_of(region)))
-                .context("a party is no region of the demo")
-        };
-        for party in &parties {
-            linkage::sign_agreement(&mut object, &data_of(party)?, party)?;
-        }
-        for party in &parties {
-            linkage::install_agreement(&object, &data_of(party)?, party, now)?;
-        }
+        linkage::conclude(&directory, terms, data_of, now, entropy)?;
     }
     Ok(())
 }
