@@ -358,7 +358,7 @@ pub struct WatchRequest {
     #[prost(enumeration = "super::super::kernel::v1::Kind", repeated, tag = "3")]
     pub kinds: ::prost::alloc::vec::Vec<i32>,
 }
-/// Changes that are on disk, or a sign of life each 30 s.
+/// Changes that are on disk, or a sign of life: each 4 min unless the region is set up otherwise.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchResponse {
     /// The changes, oldest first; at most 512.
