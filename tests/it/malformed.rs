@@ -12,6 +12,7 @@ use domain::kernel::{
 use domain::operation::{Change, Operation};
 use domain::stream::StreamId;
 use prost::Message;
+use prost::bytes::Bytes;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
 };
@@ -373,7 +374,7 @@ fn link_door(pool: &DescriptorPool) -> Vec<Sample> {
     let mut samples: Vec<Sample> = (0..11)
         .map(|choice| Sample { bytes: filled(&of, choice, 0).encode_to_vec(), take: link_response })
         .collect();
-    let take: Take = |bytes, _| entry::decode(bytes).is_ok();
+    let take: Take = |bytes, _| entry::decode(Bytes::copy_from_slice(bytes)).is_ok();
     let of = pool.get_message_by_name("wuling.exchange.v1.Entry").unwrap();
     for choice in 0..3 {
         samples.push(Sample { bytes: filled(&of, choice, 0).encode_to_vec(), take });

@@ -16,15 +16,14 @@ pub const ENTRY_BYTES_MAX: usize = 131_072;
 
 /// An entry that a recipient can use.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "nearly every entry is a view")]
 pub enum Entry {
     /// Opens a stream.
     Start {
         /// SHA-256 of the body of the signed agreement version.
         agreement_sha256: [u8; 32],
     },
-    /// A view, and what is needed to file it.
-    View(kernel_pb::View, ViewHead),
+    /// What is needed to file a view, and the view as it came: an encoded [`kernel_pb::View`].
+    View(ViewHead, Bytes),
     /// A record is no longer shown.
     Leave {
         /// The record.
@@ -69,27 +68,41 @@ fn encode(entry: Wire) -> Bytes {
     pb::Entry { entry: Some(entry) }.encode_to_vec().into()
 }
 
+/// A [`pb::Entry`] whose view stays as it came, so that what is checked is what is kept.
+#[derive(Clone, PartialEq, Message)]
+struct EntryAsSent {
+    #[prost(message, optional, tag = "1")]
+    start: Option<pb::Start>,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    view: Option<Bytes>,
+    #[prost(message, optional, tag = "3")]
+    leave: Option<pb::Leave>,
+}
+
 /// Reads an entry.
 ///
 /// # Errors
 /// The reason under which the entry is parked.
-pub fn decode(entry: &[u8]) -> Result<Entry, Reason> {
+pub fn decode(entry: Bytes) -> Result<Entry, Reason> {
     if entry.len() > ENTRY_BYTES_MAX {
         return Err(Reason::LimitExceeded);
     }
-    let pb::Entry { entry } = pb::Entry::decode(entry).map_err(|_| Reason::EntryUnreadable)?;
-    // A newer origin's control entry is a field this release does not know, so none is set.
-    match entry.ok_or(Reason::KindUnknown)? {
-        Wire::View(view) => {
-            let head = check(&view).map_err(|refusal| refusal.reason)?;
-            Ok(Entry::View(view, head))
+    let sent = EntryAsSent::decode(entry).map_err(|_| Reason::EntryUnreadable)?;
+    match sent {
+        EntryAsSent { start: None, view: Some(bytes), leave: None } => {
+            let view = kernel_pb::View::decode(bytes.clone());
+            let head = check(view.map_err(|_| Reason::EntryUnreadable)?);
+            Ok(Entry::View(head.map_err(|refusal| refusal.reason)?, bytes))
         }
-        Wire::Start(pb::Start { agreement_sha256 }) => {
+        EntryAsSent { start: Some(pb::Start { agreement_sha256 }), view: None, leave: None } => {
             let agreement_sha256 =
                 agreement_sha256[..].try_into().map_err(|_| Reason::FieldInvalid)?;
             Ok(Entry::Start { agreement_sha256 })
         }
-        Wire::Leave(leave) => self::leave(leave),
+        EntryAsSent { start: None, view: None, leave: Some(leave) } => self::leave(leave),
+        // A newer origin's control entry is a field this release does not know, so none is set.
+        EntryAsSent { start: None, view: None, leave: None } => Err(Reason::KindUnknown),
+        EntryAsSent { .. } => Err(Reason::EntryUnreadable),
     }
 }
 

@@ -121,20 +121,20 @@ fn shown(body: &Body, fields: &[&'static str]) -> Bytes {
 ///
 /// # Errors
 /// `KindUnknown`, `EntryUnreadable`, `LimitExceeded`, else `FieldInvalid` with the fields.
-pub fn check(view: &pb::View) -> Result<ViewHead, Refusal> {
+pub fn check(view: pb::View) -> Result<ViewHead, Refusal> {
     let pb::View { meta, payload, share_n, last, unverified, withheld_fields } = view;
-    let Some(meta) = meta.as_ref() else { return Err(Refusal::of(Reason::EntryUnreadable)) };
+    let Some(meta) = meta else { return Err(Refusal::of(Reason::EntryUnreadable)) };
     let Ok(kind) = Kind::try_from(meta.kind) else {
         return Err(Refusal::of(Reason::KindUnknown));
     };
     if payload.len() > PAYLOAD_BYTES_MAX {
         return Err(Refusal::of(Reason::LimitExceeded));
     }
-    let Ok(payload) = Payload::read(kind, payload) else {
+    let Ok(payload) = Payload::read(kind, &payload) else {
         return Err(Refusal::of(Reason::EntryUnreadable));
     };
     let (level, category) = clause_fields(&payload);
-    let meta = own_words(meta, *share_n, withheld_fields)?;
+    let meta = own_words(meta, share_n, &withheld_fields)?;
     let mut door = Door::new(Rules::View);
     // Only what is wrong counts: with fields withheld there is no whole body to take.
     payload.check(&mut door, "payload".into());
@@ -145,9 +145,9 @@ pub fn check(view: &pb::View) -> Result<ViewHead, Refusal> {
         birth_region: meta.birth_region,
         owner_region: meta.owner_region,
         revision: meta.revision,
-        share_n: *share_n,
-        last: *last,
-        unverified: *unverified,
+        share_n,
+        last,
+        unverified,
         occurred_at: meta.occurred_at,
         expires_at: meta.expires_at,
         level,
@@ -157,7 +157,7 @@ pub fn check(view: &pb::View) -> Result<ViewHead, Refusal> {
 
 /// Checks what no agreement withholds: meta, count, names of fields.
 fn own_words(
-    meta: &pb::RecordMeta,
+    meta: pb::RecordMeta,
     share_n: u64,
     withheld_fields: &[String],
 ) -> Result<RecordMeta, Refusal> {
@@ -167,7 +167,7 @@ fn own_words(
         let what = "names a member of staff and must not leave the region";
         door.refuse::<()>(at.field("meta").field("author_ref"), what);
     }
-    let meta = kernel::meta(&mut door, at.field("meta"), meta.clone());
+    let meta = kernel::meta(&mut door, at.field("meta"), meta);
     door.number(at.field("share_n"), share_n, 1..=u64::MAX);
     let at = at.field("withheld_fields");
     door.list(at, withheld_fields.iter().collect(), 0..=WITHHELD_FIELDS_MAX, |door, at, field| {

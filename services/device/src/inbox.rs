@@ -291,7 +291,7 @@ impl Page<'_> {
 
     fn view(&self, view: &pb::NeighbourView) -> Result<Option<bool>, StoreError> {
         let agreement_id = self.agreement(view.source.as_ref());
-        let head = view.view.as_ref().and_then(|view| view::check(view).ok());
+        let head = view.view.clone().and_then(|view| view::check(view).ok());
         let (Some(agreement_id), Some(head)) = (agreement_id, head) else { return Ok(None) };
         let rows = self.conn.prepare_cached(SQL_UPSERT_VIEW)?.execute((
             head.record_id.as_bytes().as_slice(),

@@ -38,20 +38,29 @@ impl What {
     }
 }
 
-/// Letters and digits that the shortest of all holds: a plate without its province.
-const SHORTEST: usize = 5;
+/// Digits that a plate holds at least, and those of the shortest number.
+const PLATE_DIGITS_MIN: usize = 3;
+const NUMBER_DIGITS_MIN: usize = 11;
 
 /// The first thing in the text that names a person.
 pub fn find(text: &str) -> Option<Finding> {
-    // Most texts hold few letters and digits, or none. The full-width ones all begin with this byte.
-    let letters = text.bytes().filter(|byte| byte.is_ascii_alphanumeric() || *byte == 0xEF);
-    if letters.count() < SHORTEST {
+    // Most texts hold few digits, or none.
+    let digits = digits(text.as_bytes());
+    let may_be_plate = || text.contains(|c| PROVINCES.contains(c));
+    if digits < PLATE_DIGITS_MIN || digits < NUMBER_DIGITS_MIN && !may_be_plate() {
         return None;
     }
     let words = words(text);
     let number = find_number(&numbers(&words));
     let plate = find_plate(&words);
     [number, plate].into_iter().flatten().min_by_key(|finding| finding.at)
+}
+
+/// How many digits a text holds, the full-width ones (three bytes each) included.
+fn digits(text: &[u8]) -> usize {
+    let plain = text.iter().filter(|byte| byte.is_ascii_digit()).count();
+    let wide = text.windows(3).filter(|bytes| matches!(bytes, [0xEF, 0xBC, 0x90..=0x99]));
+    plain + wide.count()
 }
 
 /// The groups in which people write the numbers that matter.

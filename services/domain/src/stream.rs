@@ -81,3 +81,100 @@ pub enum Standing {
     /// It was withdrawn.
     Left,
 }
+
+/// What an origin has shown of a record, by agreement: all that `sharing::share` remembers of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown(Vec<(AgreementId, LastShown)>);
+
+impl Shown {
+    /// Bytes of one agreement's part.
+    const BYTES_EACH: usize = 26;
+
+    /// What was shown under the agreement.
+    pub fn get(&self, agreement: AgreementId) -> Option<&LastShown> {
+        self.0.iter().find(|(of, _)| *of == agreement).map(|(_, last)| last)
+    }
+
+    /// Remembers what is shown under the agreement from now on.
+    pub fn set(&mut self, agreement: AgreementId, last: LastShown) {
+        match self.0.iter_mut().find(|(of, _)| *of == agreement) {
+            Some((_, held)) => *held = last,
+            None => {
+                let at = self.0.partition_point(|(of, _)| *of < agreement);
+                self.0.insert(at, (agreement, last));
+            }
+        }
+    }
+
+    /// The one spelling, as a store keeps it: for each agreement, in the order of their ids, its id,
+    /// `share_n` big endian, lane, standing.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.0.len() * Self::BYTES_EACH);
+        for (agreement, LastShown { share_n, lane, standing }) in &self.0 {
+            out.extend_from_slice(agreement.as_bytes());
+            out.extend_from_slice(&share_n.to_be_bytes());
+            out.push(u8::try_from(lane.code()).unwrap_or(u8::MAX));
+            out.push(match standing {
+                Standing::Shown => 1,
+                Standing::Last => 2,
+                Standing::Left => 3,
+            });
+        }
+        out
+    }
+
+    /// Reads [`Self::to_bytes`] back; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (parts, rest) = bytes.as_chunks::<{ Self::BYTES_EACH }>();
+        let read = |part: &[u8; Self::BYTES_EACH]| {
+            let (agreement, rest) = part.split_at(16);
+            let (share_n, rest) = rest.split_at(8);
+            let &[lane, standing] = rest else { return None };
+            let share_n = u64::from_be_bytes(share_n.try_into().ok()?);
+            let lane = Lane::try_from(i64::from(lane)).ok()?;
+            let standing = match standing {
+                1 => Standing::Shown,
+                2 => Standing::Last,
+                3 => Standing::Left,
+                _ => return None,
+            };
+            Some((AgreementId::from_slice(agreement)?, LastShown { share_n, lane, standing }))
+        };
+        let parts: Vec<_> = parts.iter().map(read).collect::<Option<_>>()?;
+        let ordered = parts.is_sorted_by(|(one, _), (next, _)| one < next);
+        (rest.is_empty() && ordered).then_some(Self(parts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agreement(n: u8) -> AgreementId {
+        AgreementId::from_slice(&[n; 16].map(|byte| byte | 0x70)).unwrap()
+    }
+
+    #[test]
+    fn what_was_shown_is_spelled_in_one_way() {
+        let last = |share_n, standing| LastShown { share_n, lane: Lane::Bulk, standing };
+        let mut shown = Shown::default();
+        assert_eq!(Shown::from_bytes(&shown.to_bytes()), Some(shown.clone()));
+        for (n, standing) in [(9, Standing::Left), (1, Standing::Last), (9, Standing::Shown)] {
+            shown.set(agreement(n), last(u64::from(n), standing));
+        }
+        assert_eq!(shown.get(agreement(9)), Some(&last(9, Standing::Shown)));
+        assert_eq!(shown.get(agreement(2)), None);
+        let bytes = shown.to_bytes();
+        assert_eq!(bytes.len(), 52);
+        assert_eq!(Shown::from_bytes(&bytes), Some(shown));
+        let (first, second) = bytes.split_at(26);
+        for bad in [&bytes[1..], &[second, first].concat(), &[first, first].concat()] {
+            assert_eq!(Shown::from_bytes(bad), None);
+        }
+        for (at, byte) in [(24, 0), (25, 0), (25, 4), (6, 0)] {
+            let mut bad = bytes.clone();
+            bad[at] = byte;
+            assert_eq!(Shown::from_bytes(&bad), None);
+        }
+    }
+}

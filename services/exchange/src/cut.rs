@@ -100,13 +100,11 @@ pub fn seal_rows(
     let parties = book.sealing_keys(agreement).ok_or(CutError::AgreementUnknown)?;
     let expires_at =
         rows.iter().map(|row| row.expires_at).max().unwrap_or(Timestamp::from_micros(0));
+    let after = rows.last().ok_or(CutError::Short)?.position;
     let entries: Vec<SaltedEntry> =
         rows.into_iter().map(|row| SaltedEntry { salt: row.salt, entry: row.entry }).collect();
-    if entries.is_empty() {
-        return Err(CutError::Short);
-    }
     let range = Range { stream, before, entries: &entries, expires_at };
-    let sealed = seal::segment::seal(range, &book.signing, &parties, entropy)?;
+    let sealed = seal::segment::seal_chained(range, after, &book.signing, &parties, entropy)?;
     #[cfg(feature = "known-bad")]
     storage::known_bad::pass(storage::known_bad::Point::RangeSealed);
     Ok(Ready {

@@ -9,7 +9,6 @@ use prost::Message as _;
 use proto::convert::entry::{self, Entry};
 use proto::convert::view::ViewHead;
 use proto::device::v1 as device;
-use proto::kernel::v1 as kernel;
 use seal::segment::{SaltedEntry, Segment};
 use storage::region::{Apply, InboxEntry, InboxItem, ViewRow};
 
@@ -62,16 +61,14 @@ fn extend(
     agreement_sha256: [u8; 32],
     segment: &Segment,
     reached: Position,
-    opened: Vec<SaltedEntry>,
+    opened: Vec<(Position, SaltedEntry)>,
     entries: &mut Vec<InboxEntry>,
 ) -> Option<Position> {
-    let stream = segment.stream();
-    let mut position = segment.before();
-    if position.seq == reached.seq && position != reached {
+    let (stream, before) = (segment.stream(), segment.before());
+    if before.seq == reached.seq && before != reached {
         return None;
     }
-    for salted in opened {
-        position = seal::chain::extend(position, &salted.commitment());
+    for (position, salted) in opened {
         if position.seq < reached.seq {
             continue;
         }
@@ -84,7 +81,7 @@ fn extend(
         let item = item(stream, agreement_sha256, position.seq, salted);
         entries.push(InboxEntry { seq: position.seq, item });
     }
-    Some(position)
+    Some(segment.after())
 }
 
 /// What an entry comes to. An entry that cannot be used is parked, and the stream moves on.
@@ -94,7 +91,7 @@ fn item(stream: &StreamId, agreement_sha256: [u8; 32], seq: u64, salted: SaltedE
         salt: salted.salt,
         entry: salted.entry,
     };
-    match entry::decode(&salted.entry) {
+    match entry::decode(salted.entry.clone()) {
         Err(reason) => park(reason, salted),
         Ok(Entry::Start { agreement_sha256: named }) => {
             if seq == 1 && named == agreement_sha256 {
@@ -103,12 +100,12 @@ fn item(stream: &StreamId, agreement_sha256: [u8; 32], seq: u64, salted: SaltedE
                 park(Reason::AgreementUnknown, salted)
             }
         }
-        Ok(Entry::View(view, head)) => {
+        Ok(Entry::View(head, view)) => {
             // No record changes its owner yet, so an owner is where the record was born.
             if head.owner_region != stream.origin || head.birth_region != stream.origin {
                 return park(Reason::NotTheOwner, salted);
             }
-            InboxItem::View(view_row(stream, seq, view, &head, &salted.entry))
+            InboxItem::View(view_row(stream, seq, head, view, &salted.entry))
         }
         Ok(Entry::Leave { birth_region, .. }) if birth_region != stream.origin => {
             park(Reason::NotTheOwner, salted)
@@ -134,19 +131,23 @@ fn item(stream: &StreamId, agreement_sha256: [u8; 32], seq: u64, salted: SaltedE
     }
 }
 
-fn view_row(
-    stream: &StreamId,
-    seq: u64,
-    view: kernel::View,
-    head: &ViewHead,
-    entry: &[u8],
-) -> ViewRow {
+/// A [`device::NeighbourView`] whose view stays as it came: it is not encoded again, and a field that
+/// this release does not know reaches whoever knows it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ViewAsSent {
+    #[prost(bytes = "bytes", tag = "1")]
+    view: Bytes,
+    #[prost(message, optional, tag = "2")]
+    source: Option<device::ViewSource>,
+}
+
+fn view_row(stream: &StreamId, seq: u64, head: ViewHead, view: Bytes, entry: &[u8]) -> ViewRow {
     // Over the bytes as they came: a field that this release does not know counts too.
     let view_sha256 = seal::key::sha256(entry);
-    let encoded = device::NeighbourView { view: Some(view), source: Some(source(stream, seq)) };
+    let encoded = ViewAsSent { view, source: Some(source(stream, seq)) };
     ViewRow {
         record_id: head.record_id,
-        birth_region: head.birth_region.clone(),
+        birth_region: head.birth_region,
         kind: head.kind,
         revision: head.revision,
         share_n: head.share_n,

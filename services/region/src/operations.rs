@@ -7,12 +7,14 @@ use bytes::Bytes;
 use domain::kernel::{DeviceId, OperationId, Reason, RecordId, Role, Timestamp};
 use domain::operation::{Change, Context, Operation, Rejection, decide};
 use domain::record::Record;
+use domain::stream::Shown;
 use prost::Message as _;
 use proto::convert;
 use proto::kernel::v1 as kernel;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use storage::region::{
-    Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite, ShownMap,
+    Base, Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite,
 };
 use storage::{ReadError, WriteError};
 
@@ -51,11 +53,10 @@ pub(crate) struct Sender {
 
 /// What became of an operation.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly every answer is the large one")]
 pub(crate) enum Answer {
-    Applied(Record),
+    Applied(Arc<Record>),
     Duplicate { revision_n: u64, record_id: RecordId },
-    Conflict(Box<Option<Record>>),
+    Conflict(Option<Arc<Record>>),
     Rejected(Rejection),
     Held,
     Quarantined,
@@ -78,8 +79,13 @@ pub(crate) enum OperationsError {
 #[derive(Default)]
 struct Ground {
     operations: HashMap<OperationId, OperationRow>,
-    records: HashMap<RecordId, Record>,
-    shown: ShownMap,
+    records: HashMap<RecordId, Present>,
+}
+
+/// A record as it stands, and what was shown of it.
+struct Present {
+    record: Arc<Record>,
+    shown: Shown,
 }
 
 /// Applies operations in order; one answer each.
@@ -101,7 +107,7 @@ pub(crate) async fn apply(
         }
         match region.store.commit(commit).await? {
             CommitVerdict::Done => return Ok(answers),
-            CommitVerdict::Stale(_) => ground = Ground::read(region, incoming).await?,
+            CommitVerdict::Stale => ground = Ground::read(region, incoming).await?,
         }
     }
     Err(OperationsError::Busy)
@@ -154,11 +160,9 @@ impl Ground {
         };
         for record in records {
             if let Some(row) = region.store.find_record(record).await? {
-                ground.records.insert(
-                    record,
-                    decode_record(&row.encoded).ok_or(OperationsError::Unreadable)?,
-                );
-                ground.shown.extend(region.store.list_shown(record).await?);
+                let present =
+                    decode_record(&row.encoded).ok_or(OperationsError::Unreadable)?.into();
+                ground.records.insert(record, Present { record: present, shown: row.shown });
             }
         }
         Ok(ground)
@@ -166,6 +170,10 @@ impl Ground {
 
     fn outcome(&self, id: &OperationId) -> Option<OperationOutcome> {
         self.operations.get(id).map(|row| row.outcome)
+    }
+
+    fn record(&self, id: &RecordId) -> Option<&Arc<Record>> {
+        self.records.get(id).map(|present| &present.record)
     }
 }
 
@@ -226,8 +234,11 @@ fn decide_one(
     if let Some(item) = &item {
         ground.operations.insert(operation.operation_id, item.operation.clone());
     }
-    if let Answer::Applied(record) = &answer {
-        ground.records.insert(operation.record_id, record.clone());
+    if let Answer::Applied(record) = &answer
+        && let Some(write) = item.as_ref().and_then(|item| item.write.as_ref())
+    {
+        let (record, shown) = (Arc::clone(record), write.shown.clone());
+        ground.records.insert(operation.record_id, Present { record, shown });
     }
     (answer, item)
 }
@@ -246,9 +257,9 @@ fn judge(region: &Hosted, sender: &Sender, operation: &Operation, ground: &Groun
     if parents().any(|outcome| outcome != Some(OperationOutcome::Applied)) {
         return Answer::Held;
     }
-    let current = ground.records.get(&operation.record_id);
+    let current = ground.record(&operation.record_id);
     let shift = match &operation.change {
-        Change::TrackBatch(track) => ground.records.get(&track.shift_id),
+        Change::TrackBatch(track) => ground.record(&track.shift_id),
         _ => None,
     };
     let context = Context {
@@ -259,10 +270,10 @@ fn judge(region: &Hosted, sender: &Sender, operation: &Operation, ground: &Groun
         role: sender.role,
         device: sender.device,
     };
-    match decide(operation, current, shift, &context) {
-        Ok(record) => Answer::Applied(record),
+    match decide(operation, current.map(AsRef::as_ref), shift.map(AsRef::as_ref), &context) {
+        Ok(record) => Answer::Applied(record.into()),
         Err(rejection) if rejection.reason == Reason::RevisionStale => {
-            Answer::Conflict(Box::new(current.cloned()))
+            Answer::Conflict(current.cloned())
         }
         Err(rejection) => Answer::Rejected(rejection),
     }
@@ -275,7 +286,7 @@ fn item(
     one: &Incoming,
     answer: &Answer,
     replaces_held: bool,
-    ground: &mut Ground,
+    ground: &Ground,
 ) -> Option<CommitItem> {
     let operation = &one.operation;
     let (outcome, reason) = match answer {
@@ -299,20 +310,14 @@ fn item(
         encoded: waits.then(|| one.encoded.clone()),
     };
     let Some(record) = record else {
-        return Some(CommitItem { operation: row, replaces_held, write: None, shares: Vec::new() });
+        return Some(CommitItem { operation: row, replaces_held, write: None });
     };
-    let base = ground.records.get(&operation.record_id).map(|current| current.meta.revision);
-    let left = shares(
-        &region.book,
-        region.store.epoch(),
-        record,
-        &ground.shown,
-        region.entropy.as_ref(),
-        sender.now,
-    );
-    for share in &left {
-        ground.shown.insert((share.record_id, share.stream.agreement), share.shown);
-    }
+    let base = ground.records.get(&operation.record_id).map(|Present { record, shown }| Base {
+        revision: record.meta.revision,
+        shown: shown.clone(),
+    });
+    let mut shown = base.as_ref().map(|base| base.shown.clone()).unwrap_or_default();
+    let shares = shares(region, record, &mut shown, sender.now);
     let write = RecordWrite {
         record_id: record.meta.record_id,
         kind: record.meta.kind,
@@ -322,6 +327,8 @@ fn item(
         retention_class: record.meta.retention_class,
         expires_at: record.meta.expires_at,
         encoded: convert::record::encode(record).encode_to_vec().into(),
+        shown,
+        shares,
     };
-    Some(CommitItem { operation: row, replaces_held, write: Some(write), shares: left })
+    Some(CommitItem { operation: row, replaces_held, write: Some(write) })
 }

@@ -1,77 +1,56 @@
 //! What leaves with a revision: every agreement in force is asked, and what it shows becomes an entry.
 
-use bytes::Bytes;
-use domain::kernel::{Entropy, Epoch, Timestamp};
+use crate::hosted::Hosted;
+use domain::kernel::Timestamp;
 use domain::record::Record;
 use domain::sharing::{Decision, share};
-use domain::stream::{LastShown, Standing, StreamId};
-use exchange::book::{Book, SignedAgreement};
+use domain::stream::{Shown, StreamId};
+use exchange::book::SignedAgreement;
 use proto::convert::{entry, view};
-use seal::key::sha256;
-use storage::region::{ShareWrite, ShownMap};
+use storage::region::ShareWrite;
 
-/// Entries that a revision makes, given what was shown before.
+/// Entries that a revision makes, given what was shown before; `shown` is what is remembered afterwards.
 pub(crate) fn shares(
-    book: &Book,
-    epoch: Epoch,
+    region: &Hosted,
     record: &Record,
-    shown: &ShownMap,
-    entropy: &dyn Entropy,
+    shown: &mut Shown,
     now: Timestamp,
 ) -> Vec<ShareWrite> {
-    book.agreements
-        .values()
-        .filter_map(|signed| one(book, epoch, signed, record, shown, entropy, now))
-        .collect()
+    let agreements = region.book.agreements.values();
+    agreements.filter_map(|signed| one(region, signed, record, shown, now)).collect()
 }
 
 fn one(
-    book: &Book,
-    epoch: Epoch,
+    region: &Hosted,
     signed: &SignedAgreement,
     record: &Record,
-    shown: &ShownMap,
-    entropy: &dyn Entropy,
+    shown: &mut Shown,
     now: Timestamp,
 ) -> Option<ShareWrite> {
-    let agreement = &signed.agreement;
-    let last = shown.get(&(record.meta.record_id, agreement.agreement_id));
-    let (entry, shown, is_view) = match share(record, agreement, &book.directory, last, now) {
+    let (book, agreement) = (&region.book, &signed.agreement);
+    let last = shown.get(agreement.agreement_id);
+    let decision = share(record, agreement, &book.directory, last, now);
+    let shows = decision.shown()?;
+    let entry = match &decision {
         Decision::Nothing(_) => return None,
-        Decision::Show(decided) => {
-            let standing = if decided.last { Standing::Last } else { Standing::Shown };
-            let shown = LastShown { share_n: decided.share_n, lane: decided.lane, standing };
-            (entry::encode_view(view::encode(record, &decided)), shown, true)
-        }
-        Decision::Leave(leave) => {
-            let shown =
-                LastShown { share_n: leave.share_n, lane: leave.lane, standing: Standing::Left };
-            (entry::encode_leave(&record.meta, &leave), shown, false)
-        }
+        Decision::Show(decided) => entry::encode_view(view::encode(record, decided)),
+        Decision::Leave(leave) => entry::encode_leave(&record.meta, leave),
     };
-    let stream = StreamId {
-        origin: book.region.clone(),
-        epoch,
-        agreement: agreement.agreement_id,
-        version: agreement.version,
-        lane: shown.lane,
-    };
+    shown.set(agreement.agreement_id, shows);
     let mut salts = [[0; 16]; 2];
-    salts.iter_mut().for_each(|salt| entropy.fill(salt));
+    salts.iter_mut().for_each(|salt| region.entropy.fill(salt));
+    let [salt, start_salt] = salts;
     Some(ShareWrite {
-        stream,
-        record_id: record.meta.record_id,
-        revision: record.meta.revision,
-        seen_share_n: last.map_or(0, |last| last.share_n),
-        shown,
-        view_sha256: is_view.then(|| sha256(&entry)),
+        stream: StreamId {
+            origin: book.region.clone(),
+            epoch: region.store.epoch(),
+            agreement: agreement.agreement_id,
+            version: agreement.version,
+            lane: shows.lane,
+        },
         entry,
-        salt: salts[0],
+        salt,
         expires_at: record.meta.expires_at,
-        start: start(agreement.sha256, salts[1]),
+        start: (entry::encode_start(&agreement.sha256), start_salt),
     })
-}
-
-fn start(agreement_sha256: [u8; 32], salt: [u8; 16]) -> (Bytes, [u8; 16]) {
-    (entry::encode_start(&agreement_sha256), salt)
 }

@@ -132,7 +132,27 @@ pub fn seal(
     parties: &[(RegionId, [u8; 32])],
     entropy: &dyn Entropy,
 ) -> Result<Sealed, SealError> {
-    let after = chain_over(&range)?;
+    check(&range)?;
+    let after = range
+        .entries
+        .iter()
+        .fold(range.before, |position, salted| chain::extend(position, &salted.commitment()));
+    seal_chained(range, after, signing, parties, entropy)
+}
+
+/// [`seal`] for who numbered the entries himself and knows where the chain stands after them: hashing
+/// them again would cost as much as all the rest of a large segment.
+///
+/// # Errors
+/// When the range or its parties are not such as a segment may have.
+pub fn seal_chained(
+    range: Range<'_>,
+    after: Position,
+    signing: &SigningKey,
+    parties: &[(RegionId, [u8; 32])],
+    entropy: &dyn Entropy,
+) -> Result<Sealed, SealError> {
+    check(&range)?;
     let parties = sorted(parties, &range.stream.origin)?;
     let prefix = pb::SegmentPrefix {
         format: FORMAT,
@@ -160,7 +180,7 @@ pub fn segment_id(bytes: &[u8]) -> [u8; 16] {
     id
 }
 
-fn chain_over(range: &Range<'_>) -> Result<Position, SealError> {
+fn check(range: &Range<'_>) -> Result<(), SealError> {
     let count = range.entries.len();
     if !(1..=ENTRIES_PER_SEGMENT_MAX).contains(&count) {
         return Err(SealError::EntriesCount(count));
@@ -173,18 +193,16 @@ fn chain_over(range: &Range<'_>) -> Result<Position, SealError> {
         return Err(SealError::BeforeWrong);
     }
     let mut size = 0;
-    let mut after = before;
-    for salted in range.entries {
-        after = chain::extend(after, &salted.commitment());
+    for (seq, salted) in (before.seq + 1..).zip(range.entries) {
         size += salted.entry.len();
         if salted.entry.len() > ENTRY_BYTES_MAX {
-            return Err(SealError::EntryTooLarge { seq: after.seq });
+            return Err(SealError::EntryTooLarge { seq });
         }
         if size > SEGMENT_BYTES_MAX {
             return Err(SealError::TooLarge);
         }
     }
-    Ok(after)
+    Ok(())
 }
 
 type PartyKey = (RegionId, [u8; 32]);
@@ -439,8 +457,8 @@ impl Segment {
             .map_err(|_| SegmentError::SignatureInvalid)
     }
 
-    /// Opens the seal and follows the chain over what is under it. Anybody can seal to a party, so
-    /// call [`Self::verify`] first.
+    /// Opens the seal and follows the chain over what is under it; gives each entry with the place where
+    /// the chain stands after it. Anybody can seal to a party, so call [`Self::verify`] first.
     ///
     /// # Errors
     /// When it is not sealed to this party and key, or what is under the seal is not what the prefix
@@ -449,7 +467,7 @@ impl Segment {
         &self,
         party: &RegionId,
         key: &SealingKey,
-    ) -> Result<Vec<SaltedEntry>, SegmentError> {
+    ) -> Result<Vec<(Position, SaltedEntry)>, SegmentError> {
         let wrap = self
             .wraps
             .binary_search_by(|wrap| wrap.party.cmp(party))
@@ -465,11 +483,13 @@ impl Segment {
             .open_in_place(zero_nonce(), Aad::from(&self.prefix), &mut sealed)
             .map_err(|_| SegmentError::Unopenable)?;
         let count = usize::try_from(self.count()).map_err(|_| SegmentError::TooLarge)?;
-        let entries = body::decode(plaintext, count)?;
-        let after = entries
-            .iter()
-            .fold(self.before, |position, salted| chain::extend(position, &salted.commitment()));
-        if after == self.after { Ok(entries) } else { Err(SegmentError::ChainBroken) }
+        let mut position = self.before;
+        let place = |salted: SaltedEntry| {
+            position = chain::extend(position, &salted.commitment());
+            (position, salted)
+        };
+        let entries: Vec<_> = body::decode(plaintext, count)?.into_iter().map(place).collect();
+        if position == self.after { Ok(entries) } else { Err(SegmentError::ChainBroken) }
     }
 }
 

@@ -41,11 +41,11 @@ pub fn behind(
 
 /// In a region's store: since an entry was numbered.
 pub(crate) const REGION: &str = "SELECT s.stream_id, r.party, s.last_seq - r.seq,
-      (SELECT o.numbered_at FROM outbox o WHERE o.stream_no = s.stream_no AND o.seq > r.seq ORDER BY o.seq LIMIT 1)
+      (SELECT o.numbered_at FROM outbox o WHERE o.stream_no = s.stream_no AND o.last_seq > r.seq ORDER BY o.last_seq LIMIT 1)
     FROM stream s JOIN receipt r ON r.stream_no = s.stream_no
     UNION ALL
     SELECT s.stream_id, NULL, s.last_seq,
-      (SELECT o.numbered_at FROM outbox o WHERE o.stream_no = s.stream_no ORDER BY o.seq LIMIT 1)
+      (SELECT o.numbered_at FROM outbox o WHERE o.stream_no = s.stream_no ORDER BY o.last_seq LIMIT 1)
     FROM stream s ORDER BY 1, 2";
 
 /// In a gateway's store: since a segment was stored that begins after the receipt. One that the receipt

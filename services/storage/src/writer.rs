@@ -100,13 +100,27 @@ impl<J> Queue<J> {
     }
 }
 
+/// How carefully jobs are applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// What is said to be new is taken to be new: if it is not, the schema refuses the whole.
+    Trusting,
+    /// All that is there already is looked up first.
+    Careful,
+}
+
 /// What a store does with the jobs of one transaction.
 pub(crate) trait Apply {
     /// Its jobs.
     type Job: Answer;
 
     /// Applies the jobs on an open transaction and notes each one's output.
-    fn apply(&mut self, conn: &Connection, jobs: &mut [Self::Job]) -> rusqlite::Result<()>;
+    fn apply(
+        &mut self,
+        conn: &Connection,
+        jobs: &mut [Self::Job],
+        look: Look,
+    ) -> rusqlite::Result<()>;
 
     /// The transaction is on disk: tell those who watch.
     fn flushed(&mut self);
@@ -164,16 +178,16 @@ impl<A: Apply> Committer<A> {
                 let Ok(next) = self.jobs.try_recv() else { break };
                 batch.push(next);
             }
-            self.commit(&mut batch)?;
+            self.commit(&mut batch, Look::Trusting)?;
             batch.clear();
         }
         Ok(())
     }
 
-    fn commit(&mut self, batch: &mut [A::Job]) -> Result<(), WriteError> {
+    fn commit(&mut self, batch: &mut [A::Job], look: Look) -> Result<(), WriteError> {
         let span = tracing::debug_span!(parent: None, "db.commit", jobs = batch.len()).entered();
         let (begin, rows) = (Instant::now(), self.conn.total_changes());
-        match self.transact(batch) {
+        match self.transact(batch, look) {
             Ok(()) => {
                 drop(span);
                 let rows = self.conn.total_changes() - rows;
@@ -190,17 +204,24 @@ impl<A: Apply> Committer<A> {
             }
             Err(error) => {
                 let verdict = judge(&error);
-                self.metrics.failed(verdict);
-                tracing::error!(error = %error, jobs = batch.len(), "a transaction was rolled back");
+                let again = verdict == WriteError::Refused && look == Look::Trusting;
+                if !again {
+                    self.metrics.failed(verdict);
+                    tracing::error!(error = %error, jobs = batch.len(), "a transaction was rolled back");
+                }
                 if self.state.rolled_back(&self.conn).is_err() || verdict == WriteError::Stopped {
                     batch.iter_mut().for_each(|job| job.answer(Err(WriteError::Stopped)));
                     return Err(WriteError::Stopped);
+                }
+                if again {
+                    // What was taken to be new was there already: a repeat, which is quite usual.
+                    return self.commit(batch, Look::Careful);
                 }
                 if verdict == WriteError::Refused && batch.len() > 1 {
                     // One bad job must not take the others with it.
                     return batch
                         .iter_mut()
-                        .try_for_each(|job| self.commit(std::slice::from_mut(job)));
+                        .try_for_each(|job| self.commit(std::slice::from_mut(job), look));
                 }
                 batch.iter_mut().for_each(|job| job.answer(Err(verdict)));
                 Ok(())
@@ -208,9 +229,9 @@ impl<A: Apply> Committer<A> {
         }
     }
 
-    fn transact(&mut self, batch: &mut [A::Job]) -> rusqlite::Result<()> {
+    fn transact(&mut self, batch: &mut [A::Job], look: Look) -> rusqlite::Result<()> {
         let tx = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        self.state.apply(&tx, batch)?;
+        self.state.apply(&tx, batch, look)?;
         #[cfg(feature = "known-bad")]
         crate::known_bad::rows_written(batch);
         tx.commit()

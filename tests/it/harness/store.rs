@@ -56,7 +56,8 @@ impl Store {
     /// The streams of which the counts do not add up: what was written is in the outbox, and what was
     /// applied is a view or parked, but for the entry that opens the stream.
     pub(crate) fn sums(&self) -> Vec<String> {
-        let written = "SELECT s.last_seq, count(o.seq) FROM stream s
+        let written =
+            "SELECT s.last_seq, coalesce(sum(o.last_seq - o.first_seq + 1), 0) FROM stream s
             LEFT JOIN outbox o USING (stream_no) GROUP BY s.stream_no";
         let applied = "SELECT applied_seq, min(applied_seq, 1)
               + (SELECT count(*) FROM view v WHERE v.inbox_no = i.inbox_no)
@@ -98,23 +99,25 @@ impl Store {
     /// The streams of which the entries here are not one after another, from the first to the last: what
     /// an origin has written, or what a recipient has applied, in the order in which it did.
     pub(crate) fn holes(&self) -> Vec<String> {
-        let written = "SELECT stream_no, seq, 1 FROM outbox ORDER BY stream_no, seq";
+        let written =
+            "SELECT stream_no, first_seq, last_seq, 1 FROM outbox ORDER BY stream_no, last_seq";
         // The first entry of a stream opens it and is no view.
-        let applied = "SELECT inbox_no, seq, 2 FROM view ORDER BY inbox_no, feed_seq";
+        let applied = "SELECT inbox_no, seq, seq, 2 FROM view ORDER BY inbox_no, feed_seq";
         let (mut faults, mut at) = (Vec::new(), None);
         for (what, sql) in [("written", written), ("applied", applied)] {
             let mut statement = self.0.prepare(sql).unwrap();
             let mut rows = statement.query([]).unwrap();
             while let Some(row) = rows.next().unwrap() {
-                let (stream, seq) = (number(row, 0).unwrap(), number(row, 1).unwrap());
+                let [stream, first, last, begin] =
+                    std::array::from_fn(|column| number(row, column).unwrap());
                 let next = match at {
                     Some((before, last)) if before == (what, stream) => last + 1,
-                    _ => number(row, 2).unwrap(),
+                    _ => begin,
                 };
-                if seq != next {
-                    faults.push(format!("P4: {seq} is {what} where {next} should be"));
+                if first != next {
+                    faults.push(format!("P4: {first} is {what} where {next} should be"));
                 }
-                at = Some(((what, stream), seq));
+                at = Some(((what, stream), last));
             }
         }
         faults

@@ -317,7 +317,7 @@ async fn same_views(
     records: &mut HashSet<RecordId>,
 ) -> Result<()> {
     let (shown, received) =
-        (origin.list_shown_views(stream).await?, store.list_received_views(stream).await?);
+        (exchange::digest::shown(origin, stream).await?, store.list_received_views(stream).await?);
     ensure!(shown == received, "{region} holds other views than were shown to it");
     for row in received {
         ensure!(records.insert(row.record_id), "{region} applied a record twice");

@@ -10,7 +10,7 @@ use domain::kernel::{
     AgreementId, Clock as _, DeviceId, Entropy as _, Epoch, GatewayId, Kind, Lane, OperationId,
     RecordId, RegionId, RetentionClass, Revision, Timestamp,
 };
-use domain::stream::{LastShown, Position, Standing, StreamId};
+use domain::stream::{LastShown, Position, Shown, Standing, StreamId};
 use runtime::clock::{SystemClock, SystemEntropy};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -387,9 +387,9 @@ impl Maker {
             self.id(|now| OperationId::mint(now, &SystemEntropy), OperationId::from_slice)?;
         let (now, expires_at) = (self.now, self.now.plus_days(90));
         let revision = Revision { t: 0, epoch: self.stream.epoch, n: 1 };
-        let mut random = [0; 48];
+        let mut random = [0; 16];
         SystemEntropy.fill(&mut random);
-        let (salt, sha256) = (taken(&random[..16]), taken(&random[16..]));
+        let salt = taken(&random);
         let operation = OperationRow {
             operation_id,
             digest: salt,
@@ -401,6 +401,16 @@ impl Maker {
             received_at: now,
             encoded: None,
         };
+        let share = ShareWrite {
+            stream: self.stream.clone(),
+            entry: self.record.clone(),
+            salt,
+            expires_at,
+            start: (Bytes::from_static(b"start"), salt),
+        };
+        let mut shown = Shown::default();
+        let (lane, standing) = (self.stream.lane, Standing::Shown);
+        shown.set(self.stream.agreement, LastShown { share_n: 1, lane, standing });
         let write = RecordWrite {
             record_id,
             kind: Kind::Event,
@@ -410,20 +420,10 @@ impl Maker {
             retention_class: RetentionClass::Event,
             expires_at,
             encoded: self.record.clone(),
+            shown,
+            shares: vec![share],
         };
-        let share = ShareWrite {
-            stream: self.stream.clone(),
-            record_id,
-            revision,
-            seen_share_n: 0,
-            shown: LastShown { share_n: 1, lane: self.stream.lane, standing: Standing::Shown },
-            entry: self.record.clone(),
-            salt,
-            view_sha256: Some(sha256),
-            expires_at,
-            start: (Bytes::from_static(b"start"), salt),
-        };
-        Ok(CommitItem { operation, replaces_held: false, write: Some(write), shares: vec![share] })
+        Ok(CommitItem { operation, replaces_held: false, write: Some(write) })
     }
 
     fn view(&mut self) -> Result<InboxEntry> {

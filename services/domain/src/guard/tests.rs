@@ -191,3 +191,11 @@ proptest! {
         prop_assert_eq!(find(&run), None);
     }
 }
+
+#[test]
+fn digits_are_counted_as_they_are_folded() {
+    for c in '\0'..=char::MAX {
+        let folded = usize::from(fold(c).is_ascii_digit());
+        assert_eq!(digits(c.to_string().as_bytes()), folded, "{c:?}");
+    }
+}

@@ -155,7 +155,7 @@ async fn digest(
         if own { region.store.list_streams().await? } else { region.store.list_inboxes().await? };
     let Some(row) = known.into_iter().find(|row| row.stream == *stream) else { return Ok(None) };
     let (views, parked) = if own {
-        (region.store.list_shown_views(stream).await?, Vec::new())
+        (exchange::digest::shown(&region.store, stream).await?, Vec::new())
     } else {
         let parked = region.store.list_parked(stream, PARKED_MAX).await?;
         (region.store.list_received_views(stream).await?, parked)

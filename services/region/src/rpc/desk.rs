@@ -13,6 +13,7 @@ use domain::record::Record;
 use prost::Message as _;
 use proto::device::v1 as device;
 use proto::kernel::v1 as kernel;
+use std::sync::Arc;
 use storage::region::{FeedSource, Views};
 use tonic::Status;
 
@@ -77,7 +78,7 @@ pub(crate) async fn write(
         operations::apply(region, &sender, &incoming).await.map_err(|error| failed(&error))?;
     region.answers.count(&answers, 0);
     match answers.into_iter().next() {
-        Some(Answer::Applied(record)) => Ok(record),
+        Some(Answer::Applied(record)) => Ok(Arc::unwrap_or_clone(record)),
         Some(Answer::Duplicate { record_id, .. }) => {
             own(region, record_id).await?.ok_or_else(|| refuse(Reason::RecordNotFound))
         }

@@ -7,7 +7,6 @@ use crate::operations::{self, Answer, Incoming, OperationsError, Sender};
 use crate::status::{refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
 use domain::kernel::{DeviceId, Reason, RegionId, Revision};
-use domain::record::Record;
 use prost::Message as _;
 use proto::convert::kernel::{decode_time, encode_time};
 use proto::convert::{Path, operation, record};
@@ -390,9 +389,8 @@ fn result(region: &Hosted, one: &Incoming, answer: Answer) -> pb::OperationResul
         }
         Answer::Conflict(current) => {
             result.reason = Reason::RevisionStale.code();
-            let current: Option<Record> = *current;
             result.revision = current.as_ref().map(|record| (&record.meta.revision).into());
-            result.current = current.as_ref().map(record::encode);
+            result.current = current.as_deref().map(record::encode);
             pb::Outcome::Conflict
         }
         Answer::Rejected(rejection) => {

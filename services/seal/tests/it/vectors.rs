@@ -201,7 +201,7 @@ fn the_segment_of_the_file_opens_with_the_keys_beside_it() {
     for (party, private) in vector["sealing_private"].as_object().unwrap() {
         let sealing = key::SealingKey::from_bytes(&unhex(private).try_into().unwrap());
         let opened = segment.open(&region(party).id, &sealing).unwrap();
-        assert_eq!(opened, entries(RANGE_LENS));
+        assert!(opened.into_iter().map(|(_, salted)| salted).eq(entries(RANGE_LENS)));
     }
 }
 

@@ -11,7 +11,7 @@ use crate::ReadError;
 use crate::depth::{self, DepthRow};
 use crate::metrics::Metrics;
 use crate::sqlite::{self, Migration, OpenError, uint};
-use crate::writer::{Answer, Call, Queue, WriteError, Writer};
+use crate::writer::{Answer, Call, Look, Queue, WriteError, Writer};
 use bytes::Bytes;
 use domain::kernel::{AgreementId, GatewayId, RegionId};
 use domain::stream::{Position, StreamId};
@@ -272,7 +272,7 @@ impl Memory {
 impl crate::writer::Apply for State {
     type Job = Job;
 
-    fn apply(&mut self, conn: &Connection, jobs: &mut [Job]) -> rusqlite::Result<()> {
+    fn apply(&mut self, conn: &Connection, jobs: &mut [Job], _look: Look) -> rusqlite::Result<()> {
         for job in jobs {
             match job {
                 Job::Segments(call) => {

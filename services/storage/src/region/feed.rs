@@ -1,14 +1,15 @@
 //! Reading what there is: the feed of changes, one record, pages of a kind.
 
+use super::OperationRow;
 use super::Store;
-use super::commit::{OperationOutcome, last_shown, revision};
-use super::{OperationRow, ShownMap};
+use super::commit::{OperationOutcome, revision};
 use crate::ReadError;
 use crate::sqlite::uint;
 use bytes::Bytes;
 use domain::kernel::{
-    AgreementId, DeviceId, Kind, OperationId, Reason, RecordId, RegionId, Revision, Timestamp,
+    DeviceId, Kind, OperationId, Reason, RecordId, RegionId, Revision, Timestamp,
 };
+use domain::stream::Shown;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -54,6 +55,8 @@ pub struct RecordRow {
     pub kind: Kind,
     /// Its revision.
     pub revision: Revision,
+    /// What was shown of it.
+    pub shown: Shown,
     /// The encoded record; opaque here.
     pub encoded: Bytes,
 }
@@ -72,7 +75,7 @@ pub struct ListedRow {
 const FEED: &str = "SELECT feed_seq, kind, 1 AS source, encoded FROM record WHERE feed_seq > $1
     UNION ALL SELECT feed_seq, kind, 2 + withdrawn, encoded FROM view WHERE feed_seq > $1 AND current = 1
     ORDER BY feed_seq LIMIT $2";
-const RECORD_ONE: &str = "SELECT record_id, kind, revision_t, revision_epoch, revision_n, encoded FROM record WHERE record_id = $1";
+const RECORD_ONE: &str = "SELECT record_id, kind, revision_t, revision_epoch, revision_n, encoded, shown FROM record WHERE record_id = $1";
 // The newest view of a record; nothing when it was withdrawn.
 const VIEW_ONE: &str =
     "SELECT kind, withdrawn, encoded FROM view WHERE record_id = $1 AND birth_region = $2 AND current = 1
@@ -87,11 +90,10 @@ const PAGE_OWN: &str =
 const OPERATION: &str = "SELECT operation_id, digest, device_id, record_id, outcome, reason, revision_n, received_at, encoded FROM operation WHERE operation_id IN ";
 const HELD: &str = "SELECT operation_id, digest, device_id, record_id, outcome, reason, revision_n, received_at, encoded FROM operation
     WHERE device_id = $1 AND outcome = 5 ORDER BY operation_id LIMIT $2";
-const SHOWN: &str = "SELECT agreement_id, share_n, lane, standing FROM shown WHERE record_id = $1";
 
 /// Every fixed statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[FEED, RECORD_ONE, VIEW_ONE, PAGE, PAGE_OWN, HELD, SHOWN];
+pub(super) const STATEMENTS: &[&str] = &[FEED, RECORD_ONE, VIEW_ONE, PAGE, PAGE_OWN, HELD];
 
 impl Store {
     /// Changes after a place in the feed, oldest first.
@@ -134,10 +136,12 @@ impl Store {
             let epoch: Vec<u8> = row.try_get(3)?;
             let revision = revision(row.try_get(2)?, &epoch, row.try_get(4)?)
                 .ok_or(ReadError::Inconsistent("record.revision"))?;
+            let shown = Shown::from_bytes(row.try_get(6)?);
             Ok(RecordRow {
                 record_id: record,
                 kind: kind(row.try_get(1)?)?,
                 revision,
+                shown: shown.ok_or(ReadError::Inconsistent("record.shown"))?,
                 encoded: bytes(&row, 5)?,
             })
         })
@@ -240,27 +244,6 @@ impl Store {
             .fetch_all(&self.readers)
             .await?;
         rows.iter().map(operation).collect()
-    }
-
-    /// What was shown of a record, by agreement.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    #[tracing::instrument(name = "db.shown.list", level = "debug", skip_all)]
-    pub async fn list_shown(&self, record: RecordId) -> Result<ShownMap, ReadError> {
-        let rows =
-            sqlx::query(SHOWN).bind(record.as_bytes().as_slice()).fetch_all(&self.readers).await?;
-        rows.iter()
-            .map(|row| {
-                let agreement: Vec<u8> = row.try_get(0)?;
-                let shown = last_shown(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-                let (Some(agreement), Some(shown)) = (AgreementId::from_slice(&agreement), shown)
-                else {
-                    return Err(ReadError::Inconsistent("shown"));
-                };
-                Ok(((record, agreement), shown))
-            })
-            .collect()
     }
 }
 

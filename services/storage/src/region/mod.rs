@@ -5,6 +5,7 @@ mod commit;
 mod device;
 mod disclosure;
 mod feed;
+mod outbox;
 mod stream;
 mod tail;
 #[cfg(test)]
@@ -12,35 +13,44 @@ mod tests;
 
 pub use apply::{Applied, Apply, InboxEntry, InboxItem, ViewRow};
 pub use commit::{
-    Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite, ShareWrite,
+    Base, Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite,
+    ShareWrite,
 };
 pub use device::{
     DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode, RevokedDevice, issue_code, revoke_device,
 };
 pub use disclosure::{Disclosure, Watcher};
 pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, Views};
-pub use stream::{DigestRow, OutboxEntry, ReceiptRow, StreamRow};
+pub use outbox::OutboxEntry;
+pub use stream::{DigestRow, ReceiptRow, StreamRow};
 
 use crate::ReadError;
 use crate::depth::{self, DepthRow};
 use crate::metrics::Metrics;
 use crate::sqlite::{self, Migration, OpenError};
-use crate::writer::{Answer, Call, Queue, WriteError, Writer};
+use crate::writer::{Answer, Call, Look, Queue, WriteError, Writer};
 use device::Devices;
-use domain::kernel::{AgreementId, DeviceId, Epoch, RecordId, RegionId, Timestamp};
-use domain::stream::{LastShown, Position, StreamId};
+use domain::kernel::{DeviceId, Epoch, RegionId, Timestamp};
+use domain::stream::{Position, StreamId};
+use outbox::Run;
 use rusqlite::{Connection, OptionalExtension as _};
 use sqlx::SqlitePool;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use tail::{Numbered, Tail};
+use tail::Tail;
 use tokio::sync::broadcast;
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    sql: include_str!("../../migrations/sqlite/region/0001_create_region_tables.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        sql: include_str!("../../migrations/sqlite/region/0001_create_region_tables.sql"),
+    },
+    Migration {
+        number: 2,
+        sql: include_str!("../../migrations/sqlite/region/0002_pack_outbox_and_memory.sql"),
+    },
+];
 
 /// Commits that a slow listener may be behind before it must read the store instead.
 const COMMITS_KEPT: usize = 1_024;
@@ -272,7 +282,7 @@ struct InboxState {
 pub(crate) struct Pending {
     feed: Vec<FeedItem>,
     streams: HashMap<StreamId, Position>,
-    numbered: Vec<Numbered>,
+    runs: Vec<Run>,
     revoked: Vec<DeviceId>,
     inbox: HashMap<StreamId, Position>,
     receipts: bool,
@@ -322,10 +332,10 @@ impl Memory {
 impl crate::writer::Apply for State {
     type Job = Job;
 
-    fn apply(&mut self, conn: &Connection, jobs: &mut [Job]) -> rusqlite::Result<()> {
+    fn apply(&mut self, conn: &Connection, jobs: &mut [Job], look: Look) -> rusqlite::Result<()> {
         #[cfg(feature = "known-bad")]
         self.two_writers.draw(&mut self.memory.feed_seq);
-        commit::run(self, conn, jobs)?;
+        commit::run(self, conn, jobs, look)?;
         for job in jobs.iter_mut() {
             match job {
                 Job::Commit(_) => {}
@@ -365,10 +375,10 @@ impl crate::writer::Apply for State {
 
     fn flushed(&mut self) {
         let pending = std::mem::take(&mut self.pending);
-        if !pending.numbered.is_empty() {
-            // Each entry leaves it whole.
+        if !pending.runs.is_empty() {
+            // Each run leaves it whole.
             let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-            pending.numbered.into_iter().for_each(|numbered| tail.push(numbered));
+            pending.runs.into_iter().for_each(|run| tail.push(run));
         }
         for device in pending.revoked {
             self.devices.lock().unwrap_or_else(PoisonError::into_inner).revoked(device);
@@ -418,8 +428,3 @@ impl Answer for Job {
         }
     }
 }
-
-/// What is remembered of a record under an agreement, by both.
-pub type ShownKey = (RecordId, AgreementId);
-/// See [`ShownKey`].
-pub type ShownMap = HashMap<ShownKey, LastShown>;

@@ -1,6 +1,5 @@
 //! Reading streams back: ranges to seal, positions, receipts, digests.
 
-use super::tail::Tail;
 use super::{State, Store};
 use crate::ReadError;
 use crate::region::commit::revision;
@@ -11,20 +10,6 @@ use domain::stream::{Position, StreamId};
 use rusqlite::Connection;
 use sqlx::Row as _;
 use std::collections::HashMap;
-use std::sync::{MutexGuard, PoisonError};
-
-/// An entry of a stream this region writes.
-#[derive(Clone, Debug)]
-pub struct OutboxEntry {
-    /// Its place and the chain hash there.
-    pub position: Position,
-    /// Its salt.
-    pub salt: [u8; 16],
-    /// Its bytes.
-    pub entry: Bytes,
-    /// When it expires.
-    pub expires_at: Timestamp,
-}
 
 /// How far a stream goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,10 +52,6 @@ pub struct DigestRow {
     pub view_sha256: [u8; 32],
 }
 
-const OUTBOX_RANGE: &str = "SELECT o.seq, o.h, o.salt, o.entry, o.expires_at FROM outbox o
-    JOIN stream s ON s.stream_no = o.stream_no WHERE s.stream_id = $1 AND o.seq > $2 ORDER BY o.seq LIMIT $3";
-const OUTBOX_AT: &str = "SELECT o.h FROM outbox o JOIN stream s ON s.stream_no = o.stream_no
-    WHERE s.stream_id = $1 AND o.seq = $2";
 const STREAMS: &str =
     "SELECT stream_id, last_seq, last_h, 0 AS parked_count FROM stream ORDER BY stream_no";
 const INBOXES: &str =
@@ -80,82 +61,15 @@ const RECEIPTS: &str =
     FROM receipt r JOIN stream s ON s.stream_no = r.stream_no ORDER BY r.stream_no, r.party";
 const PARKED: &str = "SELECT p.seq, p.reason FROM parked p JOIN inbox i ON i.inbox_no = p.inbox_no
     WHERE i.stream_id = $1 ORDER BY p.seq DESC LIMIT $2";
-const DIGEST_ORIGIN: &str = "SELECT o.record_id, o.revision_t, o.revision_epoch, o.revision_n, o.share_n, o.view_sha256
-    FROM outbox o JOIN stream s ON s.stream_no = o.stream_no WHERE s.stream_id = $1 AND o.view_sha256 IS NOT NULL
-    ORDER BY o.record_id, o.revision_t, o.revision_epoch, o.revision_n, o.share_n";
-const DIGEST_RECIPIENT: &str = "SELECT v.record_id, v.revision_t, v.revision_epoch, v.revision_n, v.share_n, v.view_sha256
+const DIGEST: &str = "SELECT v.record_id, v.revision_t, v.revision_epoch, v.revision_n, v.share_n, v.view_sha256
     FROM view v JOIN inbox i ON i.inbox_no = v.inbox_no WHERE i.stream_id = $1 AND v.view_sha256 IS NOT NULL
     ORDER BY v.record_id, v.revision_t, v.revision_epoch, v.revision_n, v.share_n";
 
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] =
-    &[OUTBOX_RANGE, OUTBOX_AT, STREAMS, INBOXES, RECEIPTS, PARKED, DIGEST_ORIGIN, DIGEST_RECIPIENT];
+pub(super) const STATEMENTS: &[&str] = &[STREAMS, INBOXES, RECEIPTS, PARKED, DIGEST];
 
 impl Store {
-    fn tail(&self) -> MutexGuard<'_, Tail> {
-        // Each change leaves it whole.
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Entries of a stream this region writes, after `after`, at most `limit`.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    #[tracing::instrument(name = "db.outbox.list", level = "debug", skip_all)]
-    pub async fn list_outbox(
-        &self,
-        stream: &StreamId,
-        after: u64,
-        limit: u32,
-    ) -> Result<Vec<OutboxEntry>, ReadError> {
-        let newest = self.tail().after(stream, after, usize::try_from(limit).unwrap_or(usize::MAX));
-        if let Some(entries) = newest {
-            return Ok(entries);
-        }
-        let rows = sqlx::query(OUTBOX_RANGE)
-            .bind(stream.to_bytes())
-            .bind(i64::try_from(after).unwrap_or(i64::MAX))
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(OutboxEntry {
-                    position: position(row, 0)?,
-                    salt: fixed(row.try_get(2)?, "outbox.salt")?,
-                    entry: row.try_get::<Vec<u8>, _>(3)?.into(),
-                    expires_at: Timestamp::from_micros(row.try_get(4)?),
-                })
-            })
-            .collect()
-    }
-
-    /// Chain hash of a stream this region writes, at `seq`; `None` when it does not go so far.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    #[tracing::instrument(name = "db.outbox_hash.find", level = "debug", skip_all)]
-    pub async fn find_outbox_hash(
-        &self,
-        stream: &StreamId,
-        seq: u64,
-    ) -> Result<Option<[u8; 32]>, ReadError> {
-        if seq == 0 {
-            return Ok(Some(seal::chain::genesis(stream)));
-        }
-        let newest = self.tail().hash(stream, seq);
-        if newest.is_some() {
-            return Ok(newest);
-        }
-        let row = sqlx::query(OUTBOX_AT)
-            .bind(stream.to_bytes())
-            .bind(i64::try_from(seq).unwrap_or(i64::MAX))
-            .fetch_optional(&self.readers)
-            .await?;
-        row.map(|row| fixed(row.try_get(0)?, "outbox.h")).transpose()
-    }
-
     /// Streams this region writes, and how far they go.
     ///
     /// # Errors
@@ -227,15 +141,6 @@ impl Store {
         rows.iter().map(|row| Ok((uint(row.try_get(0)?), row.try_get(1)?))).collect()
     }
 
-    /// Views this region has shown in a stream, in the digest's order.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    #[tracing::instrument(name = "db.shown_views.list", level = "debug", skip_all)]
-    pub async fn list_shown_views(&self, stream: &StreamId) -> Result<Vec<DigestRow>, ReadError> {
-        self.digest_rows(DIGEST_ORIGIN, stream).await
-    }
-
     /// Views this region was shown in a stream, in the digest's order.
     ///
     /// # Errors
@@ -245,15 +150,7 @@ impl Store {
         &self,
         stream: &StreamId,
     ) -> Result<Vec<DigestRow>, ReadError> {
-        self.digest_rows(DIGEST_RECIPIENT, stream).await
-    }
-
-    async fn digest_rows(
-        &self,
-        sql: &'static str,
-        stream: &StreamId,
-    ) -> Result<Vec<DigestRow>, ReadError> {
-        let rows = sqlx::query(sql).bind(stream.to_bytes()).fetch_all(&self.readers).await?;
+        let rows = sqlx::query(DIGEST).bind(stream.to_bytes()).fetch_all(&self.readers).await?;
         rows.iter()
             .map(|row| {
                 let bad = ReadError::Inconsistent("digest row");

@@ -1,21 +1,19 @@
 //! The newest entries of the streams this region writes, in memory. What was just committed is what is
 //! sealed next, and reading it back would cost more than sealing it. What is not here is in the store.
 
-use super::stream::OutboxEntry;
+use super::outbox::{OutboxEntry, Run};
 use domain::stream::{Position, StreamId};
 use std::collections::{HashMap, VecDeque};
 
-/// Bytes of entries that are kept; some ten thousand usual ones.
+/// Bytes of runs that are kept; some ten thousand usual entries.
 const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What an entry takes besides its bytes.
-const ENTRY_OVERHEAD_BYTES: usize = 128;
 
 /// What is kept, oldest first within each stream.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     streams: HashMap<StreamId, Kept>,
-    /// The stream of each entry that is kept, oldest first.
-    order: VecDeque<StreamId>,
+    /// The stream, entries and bytes of each run that is kept, oldest first.
+    order: VecDeque<(StreamId, usize, usize)>,
     bytes: usize,
 }
 
@@ -26,29 +24,21 @@ struct Kept {
     entries: VecDeque<OutboxEntry>,
 }
 
-/// An entry that was just numbered, and the place before it.
-#[derive(Debug)]
-pub(super) struct Numbered {
-    pub(super) stream: StreamId,
-    pub(super) before: Position,
-    pub(super) entry: OutboxEntry,
-}
-
 impl Tail {
-    /// Keeps an entry that is on disk now.
-    pub(super) fn push(&mut self, Numbered { stream, before, entry }: Numbered) {
-        self.bytes += size(&entry);
-        let kept = self.streams.entry(stream.clone());
+    /// Keeps a run that is on disk now.
+    pub(super) fn push(&mut self, Run { stream, before, entries, size }: Run) {
+        self.bytes += size;
+        self.order.push_back((stream.clone(), entries.len(), size));
+        let kept = self.streams.entry(stream);
         let kept = kept.or_insert_with(|| Kept { before, entries: VecDeque::new() });
-        kept.entries.push_back(entry);
-        self.order.push_back(stream);
+        kept.entries.extend(entries);
         while self.bytes > TAIL_BYTES_MAX {
-            let Some(oldest) = self.order.pop_front() else { return };
+            let Some((oldest, count, size)) = self.order.pop_front() else { return };
+            self.bytes -= size;
             if let Some(kept) = self.streams.get_mut(&oldest)
-                && let Some(entry) = kept.entries.pop_front()
+                && let Some(last) = kept.entries.drain(..count).next_back()
             {
-                kept.before = entry.position;
-                self.bytes -= size(&entry);
+                kept.before = last.position;
             }
         }
     }
@@ -76,10 +66,6 @@ impl Tail {
     }
 }
 
-fn size(entry: &OutboxEntry) -> usize {
-    entry.entry.len() + ENTRY_OVERHEAD_BYTES
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,16 +86,16 @@ mod tests {
         Position { seq, h: [u8::try_from(seq % 251).unwrap(); 32] }
     }
 
-    fn push(tail: &mut Tail, lane: Lane, seqs: std::ops::RangeInclusive<u64>, len: usize) {
-        for seq in seqs {
-            let entry = OutboxEntry {
-                position: at(seq),
-                salt: [0; 16],
-                entry: Bytes::from(vec![0; len]),
-                expires_at: Timestamp::from_micros(0),
-            };
-            tail.push(Numbered { stream: stream(lane), before: at(seq - 1), entry });
-        }
+    /// A run of entries that takes so many bytes.
+    fn push(tail: &mut Tail, lane: Lane, seqs: std::ops::RangeInclusive<u64>, size: usize) {
+        let before = at(seqs.start() - 1);
+        let entry = |seq| OutboxEntry {
+            position: at(seq),
+            salt: [0; 16],
+            entry: Bytes::new(),
+            expires_at: Timestamp::from_micros(0),
+        };
+        tail.push(Run { stream: stream(lane), before, entries: seqs.map(entry).collect(), size });
     }
 
     fn seqs(tail: &Tail, lane: Lane, after: u64, limit: usize) -> Option<Vec<u64>> {
@@ -138,13 +124,15 @@ mod tests {
     fn what_is_oldest_goes_first_whatever_its_stream() {
         let mut tail = Tail::default();
         push(&mut tail, Lane::Alert, 1..=2, 10);
-        let many = (TAIL_BYTES_MAX / (1_000 + ENTRY_OVERHEAD_BYTES)) as u64;
-        push(&mut tail, Lane::Routine, 1..=many + 1, 1_000);
+        push(&mut tail, Lane::Routine, 1..=3, TAIL_BYTES_MAX / 2);
+        push(&mut tail, Lane::Routine, 4..=5, TAIL_BYTES_MAX / 2);
         assert!(tail.bytes <= TAIL_BYTES_MAX);
         assert_eq!(seqs(&tail, Lane::Alert, 0, 9), None);
         assert_eq!(seqs(&tail, Lane::Alert, 2, 9), Some(Vec::new()));
-        assert_eq!(seqs(&tail, Lane::Routine, 0, 1), None);
-        assert_eq!(seqs(&tail, Lane::Routine, many, 9), Some(vec![many + 1]));
+        assert_eq!(seqs(&tail, Lane::Routine, 0, 1), Some(vec![1]));
+        push(&mut tail, Lane::Routine, 6..=6, 10);
+        assert_eq!(seqs(&tail, Lane::Routine, 2, 1), None);
+        assert_eq!(seqs(&tail, Lane::Routine, 3, 9), Some(vec![4, 5, 6]));
         // The next one joins on.
         push(&mut tail, Lane::Alert, 3..=3, 10);
         assert_eq!(seqs(&tail, Lane::Alert, 2, 9), Some(vec![3]));

@@ -2,7 +2,10 @@
 
 use super::*;
 use bytes::Bytes;
-use domain::kernel::{Entropy, Kind, OperationId, Purpose, RetentionClass, Revision};
+use domain::kernel::{
+    AgreementId, Entropy, Kind, Lane, OperationId, Purpose, RecordId, RetentionClass, Revision,
+};
+use domain::stream::{LastShown, Shown, Standing};
 use std::time::Duration;
 
 const NOW: Timestamp = Timestamp::from_micros(1_782_864_000_000_000);
@@ -50,9 +53,10 @@ fn commit(n: i64, bytes: usize) -> Commit {
         retention_class: RetentionClass::Event,
         expires_at: NOW,
         encoded: Bytes::from(vec![7; bytes]),
+        shown: Shown::default(),
+        shares: Vec::new(),
     };
-    let item =
-        CommitItem { operation, replaces_held: false, write: Some(write), shares: Vec::new() };
+    let item = CommitItem { operation, replaces_held: false, write: Some(write) };
     Commit { items: vec![item], now: NOW }
 }
 
@@ -60,7 +64,14 @@ fn commit(n: i64, bytes: usize) -> Commit {
 fn every_statement_of_the_readers_can_be_prepared() {
     let dir = tempfile::tempdir().unwrap();
     let conn = sqlite::open_writer(&dir.path().join("store.sqlite"), MIGRATIONS).unwrap();
-    for sql in [device::STATEMENTS, feed::STATEMENTS, stream::STATEMENTS, &[depth::REGION]].concat()
+    for sql in [
+        device::STATEMENTS,
+        feed::STATEMENTS,
+        outbox::STATEMENTS,
+        stream::STATEMENTS,
+        &[depth::REGION],
+    ]
+    .concat()
     {
         assert!(conn.prepare(sql).is_ok(), "{sql}");
     }
@@ -104,4 +115,63 @@ async fn a_full_disk_is_told_loses_nothing_and_work_goes_on_when_there_is_space(
     assert_eq!(count("record"), 3);
     drop(store);
     thread.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_schema_keeps_its_streams_and_what_was_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.sqlite");
+    let stream = StreamId {
+        origin: region(),
+        epoch: epoch(),
+        agreement: AgreementId::mint(NOW, &Zeros),
+        version: 1,
+        lane: Lane::Alert,
+    };
+    let record_id = RecordId::mint(NOW, &Zeros);
+    let entries = [&b"start"[..], b"", &[0; 300], b"last"];
+    let mut rows = Vec::new();
+    let mut at = seal::chain::start(&stream);
+    {
+        let conn = sqlite::open_writer(&path, &MIGRATIONS[..1]).unwrap();
+        for (n, entry) in (1_u8..).zip(entries) {
+            let (salt, expires_at) = ([n; 16], NOW.plus_days(i64::from(n)));
+            at = seal::chain::extend(at, &seal::chain::commitment(&salt, entry));
+            conn.execute(
+                "INSERT INTO outbox (stream_no, seq, h, salt, entry, numbered_at, expires_at) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)",
+                (n, at.h, salt, entry, NOW.micros(), expires_at.micros()),
+            )
+            .unwrap();
+            let entry = Bytes::copy_from_slice(entry);
+            rows.push(OutboxEntry { position: at, salt, entry, expires_at });
+        }
+        conn.execute(
+            "INSERT INTO stream VALUES (1, ?1, ?2, ?3)",
+            (stream.to_bytes(), sqlite::int(at.seq), at.h),
+        )
+        .unwrap();
+        let record = "INSERT INTO record VALUES (?1, ?2, 6, 0, ?3, 1, 0, 1, 9, x'00')";
+        let others = RecordId::mint(NOW.plus_days(1), &Zeros);
+        for (feed_seq, id) in [(1, record_id), (2, others)] {
+            let (id, epoch) = (id.as_bytes().as_slice(), epoch());
+            conn.execute(record, (feed_seq, id, epoch.as_bytes().as_slice())).unwrap();
+        }
+        for (agreement, share_n) in [([0x79; 16], 300), ([0x71; 16], 2)] {
+            conn.execute(
+                "INSERT INTO shown VALUES (?1, ?2, ?3, 1, 3)",
+                (record_id.as_bytes().as_slice(), agreement, share_n),
+            )
+            .unwrap();
+        }
+    }
+    let (store, writer) = Store::open(&path, &region(), epoch()).await.unwrap();
+    assert_eq!(store.list_outbox(&stream, 0, 100).await.unwrap(), rows);
+    assert_eq!(store.list_streams().await.unwrap()[0].position, at);
+    let mut shown = Shown::default();
+    for (agreement, share_n) in [([0x71; 16], 2), ([0x79; 16], 300)] {
+        let last = LastShown { share_n, lane: Lane::Alert, standing: Standing::Left };
+        shown.set(AgreementId::from_slice(&agreement).unwrap(), last);
+    }
+    assert_eq!(store.find_record(record_id).await.unwrap().unwrap().shown, shown);
+    drop((store, writer));
 }

@@ -2,20 +2,18 @@
 
 use crate::world::*;
 use domain::kernel::Lane;
-use domain::stream::Standing;
-use storage::WriteError;
+use domain::stream::Shown;
 use storage::region::{CommitItem, CommitVerdict, FeedSource, OperationOutcome};
+use storage::{ReadError, WriteError};
 
-fn stale(ids: &[i64]) -> Result<CommitVerdict, WriteError> {
-    Ok(CommitVerdict::Stale(ids.iter().map(|id| operation(*id)).collect()))
-}
+const STALE: Result<CommitVerdict, WriteError> = Ok(CommitVerdict::Stale);
 
 #[tokio::test]
 async fn entries_are_numbered_without_holes_and_chained_from_a_start() {
     let world = World::new().await;
     let (alert, routine) = (stream("xiaonanhai", Lane::Alert), stream("xiaonanhai", Lane::Routine));
     let mut mixed = shown(&routine, 3, 3, 1);
-    mixed.shares.insert(0, share(&alert, 4, 1, 1));
+    mixed.write.as_mut().unwrap().shares.insert(0, share(&alert, 4, 1));
     for items in [vec![shown(&routine, 1, 1, 1), shown(&routine, 2, 2, 1)], vec![mixed]] {
         assert_eq!(world.store.commit(commit(items)).await, Ok(CommitVerdict::Done));
     }
@@ -64,21 +62,57 @@ async fn revisions_made_within_one_commit_leave_each_its_history() {
 }
 
 #[tokio::test]
-async fn what_was_shown_is_remembered_by_record_and_agreement() {
+async fn what_was_shown_is_remembered_with_the_record() {
     let world = World::new().await;
     let of = stream("xiaonanhai", Lane::Routine);
-    world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await.unwrap();
-    let mut left = shown(&of, 2, 1, 2);
-    left.shares[0].shown.standing = Standing::Left;
-    left.shares[0].view_sha256 = None;
-    world.store.commit(commit(vec![left])).await.unwrap();
-    let memory = world.store.list_shown(record(1)).await.unwrap();
-    let last = memory[&(record(1), of.agreement)];
-    assert_eq!((last.share_n, last.lane, last.standing), (2, Lane::Routine, Standing::Left));
-    // The digest counts views alone.
-    let views = world.store.list_shown_views(&of).await.unwrap();
-    assert_eq!(views.iter().map(|row| row.share_n).collect::<Vec<_>>(), [1]);
-    assert!(world.store.list_shown(record(2)).await.unwrap().is_empty());
+    world.store.commit(commit(vec![shown(&of, 1, 1, 1), write(2, 2, 1)])).await.unwrap();
+    world.store.commit(commit(vec![shown(&of, 3, 1, 2)])).await.unwrap();
+    for (n, memory) in [(1, memory(&of, 2)), (2, Shown::default())] {
+        assert_eq!(world.store.find_record(record(n)).await.unwrap().unwrap().shown, memory);
+    }
+}
+
+#[tokio::test]
+async fn entries_are_read_back_as_they_were_numbered_wherever_they_lie() {
+    let world = World::new().await;
+    let of = stream("xiaonanhai", Lane::Routine);
+    // More than one run takes, and more than is kept in memory.
+    for first in 0..12 {
+        let items = (1..=100).map(|n| {
+            let mut item = shown(&of, first * 100 + n, first * 100 + n, 1);
+            let text = format!("{n}").repeat(2_000);
+            item.write.as_mut().unwrap().shares[0].entry = text.into_bytes().into();
+            item
+        });
+        world.store.commit(commit(items.collect())).await.unwrap();
+    }
+    let all = world.store.list_outbox(&of, 0, 2_000).await.unwrap();
+    assert!(all.iter().map(|row| row.position.seq).eq(1..=1_201));
+    let chained = chain(&of, all.iter().map(|row| (&row.salt, row.entry.as_ref())));
+    assert_eq!(Some(chained), all.last().map(|row| row.position));
+    assert_eq!(all[1].expires_at, NOW.plus_days(9));
+    for (after, limit) in [(0, 1), (57, 1), (57, 200), (600, 3), (1_190, 50), (1_201, 5)] {
+        let some = world.store.list_outbox(&of, after, limit).await.unwrap();
+        let (from, to) = (after as usize, (after as usize + limit as usize).min(all.len()));
+        assert_eq!(some, all[from..to]);
+    }
+    for (seq, row) in (1..).zip(&all) {
+        let h = world.store.find_outbox_hash(&of, seq).await.unwrap();
+        assert_eq!(h, Some(row.position.h));
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_was_edited_beside_the_store_is_not_read() {
+    let of = stream("xiaonanhai", Lane::Routine);
+    for (column, whole) in [("entries", "x'00' || substr(entries, 2)"), ("h_before", "x'00'")] {
+        let world = World::new().await;
+        world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await.unwrap();
+        let world =
+            world.edited(&format!("UPDATE outbox SET {column} = CAST({whole} AS BLOB)")).await;
+        let read = world.store.list_outbox(&of, 0, 9).await;
+        assert!(matches!(read, Err(ReadError::Inconsistent("outbox.entries"))), "{column}");
+    }
 }
 
 #[tokio::test]
@@ -88,20 +122,20 @@ async fn a_commit_whose_ground_has_moved_is_handed_back_whole() {
     world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await.unwrap();
     let before = world.store.list_streams().await.unwrap();
     let mut seen_less = shown(&of, 4, 1, 2);
-    seen_less.shares[0].seen_share_n = 0;
+    seen_less.write.as_mut().unwrap().base.as_mut().unwrap().shown = Shown::default();
     let cases = [
         // The record is there already; has another revision; is not there.
-        (write(2, 1, 1), stale(&[])),
-        (write(2, 1, 3), stale(&[])),
-        (write(2, 9, 2), stale(&[])),
+        write(2, 1, 1),
+        write(2, 1, 3),
+        write(2, 9, 2),
         // More was shown of it.
-        (seen_less, stale(&[])),
+        seen_less,
         // The operation was answered before.
-        (write(1, 1, 2), stale(&[1])),
+        shown(&of, 1, 1, 2),
+        write(1, 4, 1),
     ];
-    for (item, verdict) in cases {
-        let found = world.store.commit(commit(vec![write(3, 3, 1), item])).await;
-        assert_eq!(found, verdict);
+    for item in cases {
+        assert_eq!(world.store.commit(commit(vec![write(3, 3, 1), item])).await, STALE);
     }
     assert_eq!(world.store.list_streams().await.unwrap(), before);
     assert!(world.store.find_record(record(3)).await.unwrap().is_none());
@@ -120,7 +154,7 @@ async fn of_two_commits_at_once_the_second_stands_on_the_first() {
         world.store.commit(commit(vec![write(2, 8, 1)])),
     );
     assert_eq!([first, second], [Ok(CommitVerdict::Done), Ok(CommitVerdict::Done)]);
-    assert_eq!([third, fourth], [stale(&[]), stale(&[2])]);
+    assert_eq!([third, fourth], [STALE, STALE]);
     assert_eq!(world.store.list_outbox(&of, 0, 9).await.unwrap().len(), 3);
 }
 
@@ -135,7 +169,7 @@ async fn an_operation_that_waited_is_replaced_when_it_is_applied_and_only_then()
     world.store.commit(commit(vec![held.clone()])).await.unwrap();
     let waiting = world.store.list_held(device(1), 10).await.unwrap();
     assert_eq!(waiting[0].encoded.as_deref(), Some(&b"waiting"[..]));
-    assert_eq!(world.store.commit(commit(vec![held])).await, stale(&[1]));
+    assert_eq!(world.store.commit(commit(vec![held])).await, STALE);
     let applied = CommitItem { replaces_held: true, ..write(1, 1, 1) };
     let done = world.store.commit(commit(vec![applied.clone()])).await;
     assert_eq!(done, Ok(CommitVerdict::Done));
@@ -144,7 +178,7 @@ async fn an_operation_that_waited_is_replaced_when_it_is_applied_and_only_then()
     assert_eq!(rows.len(), 1);
     assert_eq!((rows[0].outcome, rows[0].revision_n), (OperationOutcome::Applied, 1));
     assert_eq!(rows[0].encoded, None);
-    assert_eq!(world.store.commit(commit(vec![applied])).await, stale(&[1]));
+    assert_eq!(world.store.commit(commit(vec![applied])).await, STALE);
 }
 
 #[tokio::test]
@@ -212,7 +246,7 @@ async fn a_store_opened_again_goes_on_where_it_was() {
     world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await.unwrap();
     let world = world.reopened().await;
     assert_eq!(world.store.epoch(), epoch());
-    assert_eq!(world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await, stale(&[1]));
+    assert_eq!(world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await, STALE);
     assert_eq!(
         world.store.commit(commit(vec![shown(&of, 2, 1, 2)])).await,
         Ok(CommitVerdict::Done)

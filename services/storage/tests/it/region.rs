@@ -173,9 +173,9 @@ async fn a_store_of_another_region_or_of_a_newer_program_is_refused() {
     let other = Store::open(&world.path(), &slug("daluba"), epoch()).await;
     assert!(matches!(other, Err(OpenError::WrongOwner { .. })));
     let conn = Connection::open(world.path()).unwrap();
-    conn.pragma_update(None, "user_version", 2).unwrap();
+    conn.pragma_update(None, "user_version", 1_000).unwrap();
     let newer = Store::open(&world.path(), &slug("xiaonanhai"), epoch()).await;
     let text = newer.err().unwrap().to_string();
-    let said = "the store has schema 2, newer than the 1 this program knows; run the newer program";
-    assert_eq!(text, said);
+    assert!(text.starts_with("the store has schema 1000, newer than the "), "{text}");
+    assert!(text.ends_with(" this program knows; run the newer program"), "{text}");
 }

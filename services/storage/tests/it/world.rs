@@ -5,13 +5,13 @@ use domain::kernel::{
     AgreementId, DeviceId, Entropy, Epoch, Kind, Lane, OperationId, RecordId, RegionId,
     RetentionClass, Revision, Timestamp,
 };
-use domain::stream::{LastShown, Position, Standing, StreamId};
+use domain::stream::{LastShown, Position, Shown, Standing, StreamId};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::time::Duration;
 use storage::WriteError;
 use storage::region::{
-    Commit, CommitItem, InboxEntry, InboxItem, OperationOutcome, OperationRow, RecordWrite,
+    Base, Commit, CommitItem, InboxEntry, InboxItem, OperationOutcome, OperationRow, RecordWrite,
     ShareWrite, Store, ViewRow,
 };
 
@@ -84,6 +84,13 @@ impl World {
         Self { dir, store, writer: std::thread::spawn(move || writer.run()) }
     }
 
+    /// Closes the store in order, changes the file and opens it again.
+    pub(crate) async fn edited(self, sql: &str) -> Self {
+        let conn = Connection::open(self.path()).expect("the file");
+        conn.execute_batch(sql).expect("edited");
+        self.reopened().await
+    }
+
     /// Closes the store in order and opens it again.
     pub(crate) async fn reopened(self) -> Self {
         let Self { dir, store, writer } = self;
@@ -111,14 +118,15 @@ pub(crate) fn write(op: i64, of: i64, n: u64) -> CommitItem {
         write: Some(RecordWrite {
             record_id: record(of),
             kind: Kind::Event,
-            base: (n > 1).then(|| revision(n - 1)),
+            base: (n > 1).then(|| Base { revision: revision(n - 1), shown: Shown::default() }),
             revision: revision(n),
             received_at: NOW,
             retention_class: RetentionClass::Event,
             expires_at: NOW.plus_days(9),
             encoded: format!("record {of} revision {n}").into_bytes().into(),
+            shown: Shown::default(),
+            shares: Vec::new(),
         }),
-        shares: Vec::new(),
     }
 }
 
@@ -137,25 +145,36 @@ pub(crate) fn answered(op: i64, of: i64, outcome: OperationOutcome, n: u64) -> O
     }
 }
 
-/// The entry by which revision `n` of a record leaves, the `share_n`th that was shown of it.
-pub(crate) fn share(stream: &StreamId, of: i64, n: u64, share_n: u64) -> ShareWrite {
+/// The entry by which revision `n` of a record leaves.
+pub(crate) fn share(stream: &StreamId, of: i64, n: u64) -> ShareWrite {
     ShareWrite {
         stream: stream.clone(),
-        record_id: record(of),
-        revision: revision(n),
-        seen_share_n: share_n - 1,
-        shown: LastShown { share_n, lane: stream.lane, standing: Standing::Shown },
-        entry: format!("view {of} {n} {share_n}").into_bytes().into(),
+        entry: format!("view {of} {n}").into_bytes().into(),
         salt: [3; 16],
-        view_sha256: Some([share_n as u8; 32]),
         expires_at: NOW.plus_days(9),
         start: (Bytes::from_static(b"start"), [4; 16]),
     }
 }
 
-/// [`write`], shown in a stream.
+/// [`write`], shown in a stream, as was every revision before.
 pub(crate) fn shown(stream: &StreamId, op: i64, of: i64, n: u64) -> CommitItem {
-    CommitItem { shares: vec![share(stream, of, n, n)], ..write(op, of, n) }
+    let mut item = write(op, of, n);
+    if let Some(write) = &mut item.write {
+        if let Some(base) = &mut write.base {
+            base.shown = memory(stream, n - 1);
+        }
+        write.shown = memory(stream, n);
+        write.shares.push(share(stream, of, n));
+    }
+    item
+}
+
+/// What is remembered when so many revisions were shown in a stream.
+pub(crate) fn memory(stream: &StreamId, share_n: u64) -> Shown {
+    let mut shown = Shown::default();
+    let (lane, standing) = (stream.lane, Standing::Shown);
+    shown.set(stream.agreement, LastShown { share_n, lane, standing });
+    shown
 }
 
 pub(crate) fn commit(items: Vec<CommitItem>) -> Commit {

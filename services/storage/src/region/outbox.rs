@@ -1,0 +1,255 @@
+//! Entries of the streams this region writes: numbered and chained as they are committed, kept in runs,
+//! read back to be sealed.
+
+use super::{ShareWrite, State, Store, Tail};
+use crate::ReadError;
+use crate::sqlite::{int, uint};
+use bytes::{Buf as _, BufMut as _, Bytes};
+use domain::kernel::Timestamp;
+use domain::stream::{Position, StreamId};
+use rusqlite::Connection;
+use sqlx::Row as _;
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
+
+/// Bytes of a run from which the next one begins: who wants one entry reads no more than this.
+const RUN_BYTES: usize = 32 * 1024;
+
+/// An entry of a stream this region writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxEntry {
+    /// Its place and the chain hash there.
+    pub position: Position,
+    /// Its salt.
+    pub salt: [u8; 16],
+    /// Its bytes.
+    pub entry: Bytes,
+    /// When it expires.
+    pub expires_at: Timestamp,
+}
+
+/// What an entry takes in its run besides its bytes: hash, salt, time, length.
+const ENTRY_HEAD_BYTES: usize = 32 + 16 + 8 + 4;
+
+/// Entries of one stream that were numbered together.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) stream: StreamId,
+    /// The place before the first.
+    pub(super) before: Position,
+    pub(super) entries: Vec<OutboxEntry>,
+    /// What the row takes.
+    pub(super) size: usize,
+}
+
+/// The runs of one transaction.
+#[derive(Default)]
+pub(super) struct Runs {
+    /// With the number of the stream and when it was begun.
+    runs: Vec<(i64, Timestamp, Run)>,
+    /// The run of each stream that goes on.
+    open: HashMap<StreamId, usize>,
+}
+
+impl Runs {
+    /// Numbers and chains an entry; the first of a stream comes after what opens it.
+    pub(super) fn append(
+        &mut self,
+        state: &mut State,
+        conn: &Connection,
+        share: &ShareWrite,
+        now: Timestamp,
+    ) -> rusqlite::Result<()> {
+        let ShareWrite { stream, entry, salt, expires_at, start: (start, start_salt) } = share;
+        let opened = self.open.get(stream).and_then(|index| self.runs.get_mut(*index));
+        let run = match opened {
+            Some((.., run)) if run.size < RUN_BYTES => run,
+            full => {
+                let (number, before) = match full {
+                    Some((number, _, run)) => (*number, run.last()),
+                    None => number(state, conn, stream)?,
+                };
+                let run = Run { stream: stream.clone(), before, entries: Vec::new(), size: 0 };
+                self.open.insert(stream.clone(), self.runs.len());
+                self.runs.push((number, now, run));
+                let (.., run) = self.runs.last_mut().ok_or(rusqlite::Error::InvalidQuery)?;
+                if before.seq == 0 {
+                    run.push(*start_salt, start.clone(), *expires_at);
+                }
+                run
+            }
+        };
+        run.push(*salt, entry.clone(), *expires_at);
+        Ok(())
+    }
+
+    /// Writes the runs and how far their streams go now.
+    pub(super) fn write(self, state: &mut State, conn: &Connection) -> rusqlite::Result<()> {
+        for (number, now, run) in &self.runs {
+            let expires_at = run.entries.iter().map(|entry| entry.expires_at.micros()).max();
+            conn.prepare_cached(
+                "INSERT INTO outbox (stream_no, last_seq, first_seq, h_before, numbered_at, expires_at, entries) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute((
+                number,
+                int(run.last().seq),
+                int(run.before.seq + 1),
+                (run.before.seq > 0).then_some(run.before.h.as_slice()),
+                now.micros(),
+                expires_at,
+                run.encode(),
+            ))?;
+        }
+        for (stream, index) in self.open {
+            let Some((number, _, run)) = self.runs.get(index) else { continue };
+            let last = run.last();
+            conn.prepare_cached(
+                "UPDATE stream SET last_seq = ?2, last_h = ?3 WHERE stream_no = ?1",
+            )?
+            .execute((number, int(last.seq), last.h.as_slice()))?;
+            state.memory.streams.insert(stream.clone(), (*number, last));
+            state.pending.streams.insert(stream, last);
+        }
+        state.pending.runs.extend(self.runs.into_iter().map(|(.., run)| run));
+        Ok(())
+    }
+}
+
+/// The number of a stream and how far it goes; one that is new gets a row.
+fn number(
+    state: &State,
+    conn: &Connection,
+    stream: &StreamId,
+) -> rusqlite::Result<(i64, Position)> {
+    if let Some(known) = state.memory.streams.get(stream) {
+        return Ok(*known);
+    }
+    let genesis = seal::chain::start(stream);
+    let number = conn
+        .prepare_cached(
+            "INSERT INTO stream (stream_id, last_seq, last_h) VALUES (?1, 0, ?2) RETURNING stream_no",
+        )?
+        .query_row((stream.to_bytes(), genesis.h.as_slice()), |row| row.get(0))?;
+    Ok((number, genesis))
+}
+
+impl Run {
+    fn push(&mut self, salt: [u8; 16], entry: Bytes, expires_at: Timestamp) {
+        let commitment = seal::chain::commitment(&salt, &entry);
+        let position = seal::chain::extend(self.last(), &commitment);
+        self.size += ENTRY_HEAD_BYTES + entry.len();
+        self.entries.push(OutboxEntry { position, salt, entry, expires_at });
+    }
+
+    /// The place of the last entry.
+    pub(super) fn last(&self) -> Position {
+        self.entries.last().map_or(self.before, |entry| entry.position)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.size);
+        for OutboxEntry { position, salt, entry, expires_at } in &self.entries {
+            out.put_slice(&position.h);
+            out.put_slice(salt);
+            out.put_i64(expires_at.micros());
+            out.put_u32(u32::try_from(entry.len()).unwrap_or(u32::MAX));
+            out.put_slice(entry);
+        }
+        out
+    }
+}
+
+/// Reads [`Run::encode`] back and follows the chain over it; `None` for what this program never writes.
+fn decode(mut before: Position, mut run: Bytes) -> Option<Vec<OutboxEntry>> {
+    let mut entries = Vec::new();
+    while !run.is_empty() {
+        let (mut h, mut salt) = ([0; 32], [0; 16]);
+        run.try_copy_to_slice(&mut h).ok()?;
+        run.try_copy_to_slice(&mut salt).ok()?;
+        let expires_at = Timestamp::from_micros(run.try_get_i64().ok()?);
+        let len = usize::try_from(run.try_get_u32().ok()?).ok()?;
+        let entry = (len <= run.len()).then(|| run.split_to(len))?;
+        let position = seal::chain::extend(before, &seal::chain::commitment(&salt, &entry));
+        if position.h != h {
+            return None;
+        }
+        entries.push(OutboxEntry { position, salt, entry, expires_at });
+        before = position;
+    }
+    Some(entries)
+}
+
+const RANGE: &str = "SELECT o.first_seq, o.h_before, o.entries FROM outbox o
+    JOIN stream s ON s.stream_no = o.stream_no WHERE s.stream_id = $1 AND o.last_seq > $2 AND o.first_seq <= $3
+    ORDER BY o.last_seq";
+
+/// Every statement the readers use here; a test prepares each.
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[RANGE];
+
+impl Store {
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        // Each change leaves it whole.
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Entries of a stream this region writes, after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.outbox.list", level = "debug", skip_all)]
+    pub async fn list_outbox(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<OutboxEntry>, ReadError> {
+        let newest = self.tail().after(stream, after, usize::try_from(limit).unwrap_or(usize::MAX));
+        if let Some(entries) = newest {
+            return Ok(entries);
+        }
+        let last = after.saturating_add(u64::from(limit));
+        let rows = sqlx::query(RANGE)
+            .bind(stream.to_bytes())
+            .bind(int(after))
+            .bind(int(last))
+            .fetch_all(&self.readers)
+            .await?;
+        let mut entries = Vec::new();
+        for row in &rows {
+            let inconsistent = ReadError::Inconsistent("outbox.entries");
+            let h = match row.try_get::<Option<&[u8]>, _>(1)? {
+                None => Some(seal::chain::genesis(stream)),
+                Some(h) => h.try_into().ok(),
+            };
+            let seq = uint(row.try_get(0)?).saturating_sub(1);
+            let before = h.map(|h| Position { seq, h });
+            let run: Vec<u8> = row.try_get(2)?;
+            let run = before.and_then(|before| decode(before, run.into()));
+            entries.extend(run.ok_or(inconsistent)?);
+        }
+        entries.retain(|entry| (after + 1..=last).contains(&entry.position.seq));
+        Ok(entries)
+    }
+
+    /// Chain hash of a stream this region writes, at `seq`; `None` when it does not go so far.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.outbox_hash.find", level = "debug", skip_all)]
+    pub async fn find_outbox_hash(
+        &self,
+        stream: &StreamId,
+        seq: u64,
+    ) -> Result<Option<[u8; 32]>, ReadError> {
+        let Some(before) = seq.checked_sub(1) else {
+            return Ok(Some(seal::chain::genesis(stream)));
+        };
+        let newest = self.tail().hash(stream, seq);
+        if newest.is_some() {
+            return Ok(newest);
+        }
+        let entries = self.list_outbox(stream, before, 1).await?;
+        Ok(entries.first().map(|entry| entry.position.h))
+    }
+}
