@@ -75,6 +75,35 @@ async fn a_full_disk_refuses_loses_nothing_and_recovers_by_itself() {
     assert_eq!(views, all.len() as u64);
 }
 
+/// The control of the test above.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_flush_is_caught_on_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(small) = Mount::make(dir.path().join("a")) else {
+        println!("skipped: cannot mount");
+        return;
+    };
+    let (mut world, small) = (World::start_in(dir).await, small);
+    world.a.stop().await;
+    world.a.configure(&["known-bad:answer-before-flush".to_owned()]);
+    world.a.restart().await;
+    let phone = world.enrol(A, Role::Patroller, "phone").await;
+    let desk = world.enrol(A, Role::DutyOfficer, "desk").await;
+    let mut service = cli::client::device_service(phone.channel());
+    let mut acked = Vec::new();
+    small.fill();
+    for turn in 0..20 {
+        let (request, records) = batch(&phone, 1 + turn * BATCH as u64, BATCH);
+        if let Ok(answer) = service.push(request).await {
+            acked.extend(kept(&answer.into_inner(), &records));
+        }
+    }
+    small.empty();
+    let all: BTreeSet<RecordId> =
+        own_records(&pull_all(desk.channel()).await).into_iter().collect();
+    assert!(acked.iter().any(|record| !all.contains(record)), "{} acknowledged", acked.len());
+}
+
 /// A small file system.
 pub(crate) struct Mount(PathBuf);
 

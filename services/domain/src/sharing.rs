@@ -263,7 +263,11 @@ fn view(record: &Record, clause: &Clause, share_n: u64, lane: Lane, last: bool) 
             && (clause.fields.is_empty() || clause.fields.iter().any(|listed| listed == field))
             && !texts.iter().any(|(name, text)| *name == field && guard::find(text).is_some())
     };
-    let (fields, withheld) = fields(body.kind()).iter().partition(|field| leaves(field));
+    let all = fields(body.kind());
+    let (mut fields, mut withheld) = (Vec::with_capacity(all.len()), Vec::new());
+    for &field in all {
+        if leaves(field) { &mut fields } else { &mut withheld }.push(field);
+    }
     View { share_n, last, unverified: !body.is_accepted(), lane, fields, withheld }
 }
 

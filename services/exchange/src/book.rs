@@ -1,8 +1,10 @@
 //! What a region knows of the linkage: its own keys, the directory, the agreements it is a party of.
 
+use bytes::Bytes;
 use domain::agreement::Agreement;
 use domain::directory::{Directory, Region};
 use domain::kernel::{AgreementId, LinkageId, RegionId};
+use proto::convert::entry;
 use proto::kernel::v1::SignedObject;
 use seal::key::{SealingKey, SigningKey};
 use std::collections::BTreeMap;
@@ -14,6 +16,16 @@ pub struct SignedAgreement {
     pub agreement: Agreement,
     /// As it was signed.
     pub signed: SignedObject,
+    /// The entry that opens its streams.
+    pub start: Bytes,
+}
+
+impl SignedAgreement {
+    /// An agreement that was verified.
+    pub fn new(agreement: Agreement, signed: SignedObject) -> Self {
+        let start = entry::encode_start(&agreement.sha256);
+        Self { agreement, signed, start }
+    }
 }
 
 /// What a region knows. Verified when it was loaded; does not change while the server runs.

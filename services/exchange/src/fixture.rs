@@ -83,7 +83,7 @@ pub(crate) fn book(region: &str) -> Book {
         sha256: AGREEMENT_SHA256,
     };
     let key = (agreement.agreement_id, agreement.version);
-    let signed = SignedAgreement { agreement, signed: SignedObject::default() };
+    let signed = SignedAgreement::new(agreement, SignedObject::default());
     Book {
         region: slug(region),
         signing: signing(region),

@@ -150,7 +150,7 @@ fn read_agreements(
         if agreement.has_party(region) {
             agreements.insert(
                 (agreement.agreement_id, agreement.version),
-                SignedAgreement { agreement, signed },
+                SignedAgreement::new(agreement, signed),
             );
         }
     }

@@ -134,7 +134,8 @@ pub(crate) async fn release_held(
     Ok(answers.iter().filter(moved).count())
 }
 
-fn stands_alone(operation: &Operation) -> bool {
+/// Whether an operation rests on nothing that was there before.
+pub(crate) fn stands_alone(operation: &Operation) -> bool {
     operation.change.creates()
         && operation.parent_ids.is_empty()
         && !matches!(operation.change, Change::TrackBatch(_))

@@ -51,6 +51,6 @@ fn one(
         entry,
         salt,
         expires_at: record.meta.expires_at,
-        start: (entry::encode_start(&agreement.sha256), start_salt),
+        start: (signed.start.clone(), start_salt),
     })
 }

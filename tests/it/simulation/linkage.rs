@@ -117,5 +117,5 @@ fn agree(chance: &Chance, number: i64, parties: &[&str], clauses: &[Clause]) -> 
     for name in parties {
         signed::add_signature(&mut signed, tag::AGREEMENT, name, &signing(name));
     }
-    SignedAgreement { agreement, signed }
+    SignedAgreement::new(agreement, signed)
 }

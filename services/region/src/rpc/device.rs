@@ -7,6 +7,8 @@ use crate::operations::{self, Answer, Incoming, OperationsError, Sender};
 use crate::status::{refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
 use domain::kernel::{DeviceId, Reason, RegionId, Revision};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
 use prost::Message as _;
 use proto::convert::kernel::{decode_time, encode_time};
 use proto::convert::{Path, operation, record};
@@ -48,7 +50,8 @@ impl DeviceService for Services {
         &self,
         request: Request<pb::PushRequest>,
     ) -> Result<Response<pb::PushResponse>, Status> {
-        Ok(Response::new(push(self, request.into_inner()).await?))
+        let batch = Arrived::new(self, request.into_inner()).await?;
+        Ok(Response::new(batch.apply().await?))
     }
 
     async fn pull(
@@ -120,6 +123,12 @@ impl DeviceService for Services {
     }
 }
 
+/// Pushes of a stream that are taken at a time: while one is written, the next is decided.
+const PUSHES_AT_A_TIME_MAX: usize = 4;
+
+/// Pushes under way, answered in the order in which they came.
+type Pushes = FuturesOrdered<BoxFuture<'static, Result<pb::PushResponse, Status>>>;
+
 /// A stream of pushes and one watch.
 struct Sync {
     services: Services,
@@ -131,31 +140,52 @@ struct Sync {
 
 impl Sync {
     async fn run(mut self, mut inbound: Streaming<pb::SyncRequest>) -> Result<(), Status> {
+        let mut pushes = Pushes::new();
+        let end = self.take(&mut inbound, &mut pushes).await;
+        // What was taken is answered, whatever ended the stream.
+        self.settle(&mut pushes).await?;
+        end
+    }
+
+    async fn take(
+        &mut self,
+        inbound: &mut Streaming<pb::SyncRequest>,
+        pushes: &mut Pushes,
+    ) -> Result<(), Status> {
         let soft = self.region.tasks.soft().clone();
         let idle = self.region.limits.stream_idle();
         loop {
             // A watch is heard of by what it is sent.
+            let quiet = !self.watching && pushes.is_empty();
             let silence = async {
-                if self.watching {
-                    std::future::pending().await
-                } else {
-                    tokio::time::sleep(idle).await
-                }
+                if quiet { tokio::time::sleep(idle).await } else { std::future::pending().await }
             };
-            // A push that was taken is answered before the next is read: the order of answers holds.
+            let room = pushes.len() < PUSHES_AT_A_TIME_MAX;
+            // No arm loses a message or an answer when another is taken.
             let request = tokio::select! {
                 () = soft.cancelled() => return Ok(()),
+                () = self.out.closed() => return Ok(()),
                 () = silence => return Ok(()),
-                request = inbound.message() => request?,
+                Some(answer) = pushes.next() => {
+                    self.answer(answer).await?;
+                    continue;
+                }
+                request = inbound.message(), if room => request?,
             };
             match request.map(|request| request.request) {
                 None => return Ok(()),
                 Some(Some(pb::sync_request::Request::Push(request))) => {
+                    let batch = Arrived::new(&self.services, request).await?;
+                    let alone = batch.stands_alone();
+                    // What may rest on what came before is decided when that is on disk, and so is what
+                    // comes after it.
+                    if !alone {
+                        self.settle(pushes).await?;
+                    }
                     let span = tracing::debug_span!(parent: None, "rpc.sync.push");
-                    let answer = push(&self.services, request).instrument(span).await?;
-                    let response = Some(pb::sync_response::Response::Push(answer));
-                    if self.out.send(Ok(pb::SyncResponse { response })).await.is_err() {
-                        return Ok(());
+                    pushes.push_back(Box::pin(batch.apply().instrument(span)));
+                    if !alone {
+                        self.settle(pushes).await?;
                     }
                 }
                 Some(Some(pb::sync_request::Request::Watch(request))) => {
@@ -164,6 +194,21 @@ impl Sync {
                 Some(None) => return Err(refuse_field("request", "must be push or watch")),
             }
         }
+    }
+
+    /// Waits for all pushes under way.
+    async fn settle(&self, pushes: &mut Pushes) -> Result<(), Status> {
+        while let Some(answer) = pushes.next().await {
+            self.answer(answer).await?;
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, answer: Result<pb::PushResponse, Status>) -> Result<(), Status> {
+        let response = Some(pb::sync_response::Response::Push(answer?));
+        // A phone that is gone will send it again.
+        drop(self.out.send(Ok(pb::SyncResponse { response })).await);
+        Ok(())
     }
 
     async fn watch(&mut self, request: pb::WatchRequest) -> Result<(), Status> {
@@ -218,49 +263,81 @@ struct BatchAsSent {
     operations: Vec<Bytes>,
 }
 
-/// Takes a batch: the device's signature is the caller's proof, whatever the connection.
-async fn push(services: &Services, request: pb::PushRequest) -> Result<pb::PushResponse, Status> {
-    let signed =
-        request.signed_batch.ok_or_else(|| refuse_field("signed_batch", "must be given"))?;
-    if signed.batch.len() > seal::batch::BATCH_BYTES_MAX {
-        return Err(refuse(Reason::LimitExceeded));
+/// A batch that came, verified: the device's signature is the caller's proof, whatever the connection.
+struct Arrived {
+    region: Arc<Hosted>,
+    sender: Sender,
+    /// Its operations, and the answers to those that are malformed, at their places.
+    incoming: Vec<Incoming>,
+    results: Vec<Option<pb::OperationResult>>,
+}
+
+impl Arrived {
+    async fn new(services: &Services, request: pb::PushRequest) -> Result<Self, Status> {
+        let signed =
+            request.signed_batch.ok_or_else(|| refuse_field("signed_batch", "must be given"))?;
+        if signed.batch.len() > seal::batch::BATCH_BYTES_MAX {
+            return Err(refuse(Reason::LimitExceeded));
+        }
+        // Counted before they are made: an operation of two bytes takes many more in memory.
+        if operation_count(&signed.batch) > operation::OPERATIONS_PER_BATCH_MAX {
+            return Err(operations_wrong());
+        }
+        let batch = BatchAsSent::decode(signed.batch.clone())
+            .map_err(|_| refuse_field("signed_batch.batch", "is no Batch message"))?;
+        let region = services.region(&batch.region_id)?;
+        if signed.batch.len() > region.limits.batch_bytes_max as usize {
+            return Err(refuse(Reason::LimitExceeded));
+        }
+        let device = device(&region, &batch.device_id).await?;
+        seal::batch::verify(&device.public_key, &signed.batch, &signed.signature)
+            .map_err(|error| refuse(error.reason()))?;
+        if device.revoked_at.is_some() {
+            return Err(refuse(Reason::DeviceRevoked));
+        }
+        let now = region.now();
+        let sent = batch.send_time.and_then(decode_time);
+        let sent =
+            sent.ok_or_else(|| refuse_field("signed_batch.batch.send_time", "must be a time"))?;
+        let sender = Sender {
+            role: device.role,
+            device: Some(device.device_id),
+            clock_offset_ms: now.millis_since(sent),
+            now,
+            expired: device.expires_at <= now,
+        };
+        if batch.operations.is_empty() {
+            return Err(operations_wrong());
+        }
+        let (incoming, results) = read(batch.operations)?;
+        Ok(Self { region, sender, incoming, results })
     }
-    // Counted before they are made: an operation of two bytes takes many more in memory.
-    if operation_count(&signed.batch) > operation::OPERATIONS_PER_BATCH_MAX {
-        return Err(operations_wrong());
+
+    /// Whether nothing in it can rest on what came before.
+    fn stands_alone(&self) -> bool {
+        self.incoming.iter().all(|one| operations::stands_alone(&one.operation))
     }
-    let batch = BatchAsSent::decode(signed.batch.clone())
-        .map_err(|_| refuse_field("signed_batch.batch", "is no Batch message"))?;
-    let region = services.region(&batch.region_id)?;
-    if signed.batch.len() > region.limits.batch_bytes_max as usize {
-        return Err(refuse(Reason::LimitExceeded));
+
+    /// Applies and answers its operations.
+    async fn apply(self) -> Result<pb::PushResponse, Status> {
+        let Self { region, sender, incoming, results } = self;
+        let answers =
+            operations::apply(&region, &sender, &incoming).await.map_err(|error| failed(&error))?;
+        region.answers.count(&answers, results.len() - incoming.len());
+        release(&region, &sender, &answers).await.map_err(|error| failed(&error))?;
+        let mut answered = incoming.iter().zip(answers);
+        let results = results
+            .into_iter()
+            .filter_map(|done| {
+                done.or_else(|| answered.next().map(|(one, answer)| result(&region, one, answer)))
+            })
+            .collect();
+        Ok(pb::PushResponse {
+            results,
+            receive_time: Some(encode_time(sender.now)),
+            clock_offset_ms: sender.clock_offset_ms,
+        })
     }
-    let device = device(&region, &batch.device_id).await?;
-    seal::batch::verify(&device.public_key, &signed.batch, &signed.signature)
-        .map_err(|error| refuse(error.reason()))?;
-    if device.revoked_at.is_some() {
-        return Err(refuse(Reason::DeviceRevoked));
-    }
-    let now = region.now();
-    let sent = batch.send_time.and_then(decode_time);
-    let sent =
-        sent.ok_or_else(|| refuse_field("signed_batch.batch.send_time", "must be a time"))?;
-    let sender = Sender {
-        role: device.role,
-        device: Some(device.device_id),
-        clock_offset_ms: now.millis_since(sent),
-        now,
-        expired: device.expires_at <= now,
-    };
-    if batch.operations.is_empty() || batch.operations.len() > operation::OPERATIONS_PER_BATCH_MAX {
-        return Err(operations_wrong());
-    }
-    let results = take(&region, &sender, batch.operations).await?;
-    Ok(pb::PushResponse {
-        results,
-        receive_time: Some(encode_time(now)),
-        clock_offset_ms: sender.clock_offset_ms,
-    })
 }
 
 fn operations_wrong() -> Status {
@@ -288,13 +365,11 @@ async fn device(region: &Hosted, id: &[u8]) -> Result<DeviceRow, Status> {
     found.ok_or_else(|| refuse(Reason::DeviceUnknown))
 }
 
-/// Decodes, applies and answers the operations of a batch; a malformed one is refused by itself.
-async fn take(
-    region: &Hosted,
-    sender: &Sender,
+/// Reads the operations of a batch; a malformed one is refused by itself.
+fn read(
     operations: Vec<Bytes>,
-) -> Result<Vec<pb::OperationResult>, Status> {
-    let mut results: Vec<Option<pb::OperationResult>> = Vec::with_capacity(operations.len());
+) -> Result<(Vec<Incoming>, Vec<Option<pb::OperationResult>>), Status> {
+    let mut results = Vec::with_capacity(operations.len());
     let mut incoming = Vec::with_capacity(operations.len());
     for encoded in operations {
         let pb = pb::Operation::decode(encoded.clone()).map_err(|_| {
@@ -317,17 +392,7 @@ async fn take(
             })),
         }
     }
-    let answers =
-        operations::apply(region, sender, &incoming).await.map_err(|error| failed(&error))?;
-    region.answers.count(&answers, results.len() - incoming.len());
-    release(region, sender, &answers).await.map_err(|error| failed(&error))?;
-    let mut answered = incoming.iter().zip(answers);
-    Ok(results
-        .into_iter()
-        .filter_map(|done| {
-            done.or_else(|| answered.next().map(|(one, answer)| result(region, one, answer)))
-        })
-        .collect())
+    Ok((incoming, results))
 }
 
 /// After operations were applied, those that waited for them may follow.

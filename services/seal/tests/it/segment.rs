@@ -232,6 +232,24 @@ fn the_first_segment_starts_at_its_streams_genesis() {
     assert_eq!(Segment::parse(moved).unwrap_err(), SegmentError::ChainBroken);
 }
 
+/// The control of every refusal by signature: the seal alone tells nothing of who sealed.
+#[test]
+fn a_forgery_that_is_sealed_well_opens_for_whoever_does_not_verify() {
+    let origin = region("xiaonanhai");
+    let stream = stream(Lane::Routine);
+    let entries = entries(&[175, 20]);
+    let parties: Vec<_> =
+        PARTIES.iter().map(|slug| region(slug)).map(|r| (r.id, r.sealing.public())).collect();
+    let before = Position { seq: 7, h: [7; 32] };
+    let range = Range { stream: &stream, before, entries: &entries, expires_at: NOW };
+    let forged = seal(range, &region("laifeng").signing, &parties, &Counter::default()).unwrap();
+    let xianfeng = region("xianfeng");
+    let segment = Segment::parse(bytes(&forged)).unwrap();
+    let refused = segment.verify(&origin.signing.public());
+    assert_eq!(refused, Err(SegmentError::KeyUnknown));
+    assert_eq!(segment.open(&xianfeng.id, &xianfeng.sealing).unwrap().len(), 2);
+}
+
 #[test]
 fn nobody_else_opens_it() {
     let segment = Segment::parse(one(Lane::Alert)).unwrap();

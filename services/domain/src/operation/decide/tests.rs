@@ -228,8 +228,9 @@ fn a_transition_needs_its_record_as_it_stands() {
     assert_eq!(reason(run(&close, Some(&current), Role::Verifier)), Reason::StateForbidsVerb);
 }
 
-#[test]
-fn the_device_clock_is_corrected_and_a_time_ahead_stays_a_claim() {
+/// What a rule makes of the clock of a device, and what it should: time of the device, measured offset,
+/// time of the record.
+fn clocks(rule: impl Fn(&Operation, &Context<'_>) -> Record) -> Vec<(Record, Timestamp)> {
     let day = 86_400_000;
     let cases = [
         (NOW.plus_millis(-1_000), 0, NOW.plus_millis(-1_000)),
@@ -243,6 +244,7 @@ fn the_device_clock_is_corrected_and_a_time_ahead_stays_a_claim() {
         (Timestamp::from_micros(i64::MAX), i64::MIN, Timestamp::from_micros(0)),
         (Timestamp::from_micros(i64::MIN), i64::MIN, Timestamp::from_micros(0)),
     ];
+    let mut made = Vec::new();
     for (device, clock_offset_ms, expected) in cases {
         let report = Operation {
             occurred_at: device,
@@ -251,11 +253,37 @@ fn the_device_clock_is_corrected_and_a_time_ahead_stays_a_claim() {
         };
         let region = here();
         let context = Context { clock_offset_ms, ..context(&region, Role::Patroller) };
-        let made = decide(&report, None, None, &context).expect("made");
-        assert_eq!(made.meta.occurred_at, expected, "{device:?} {clock_offset_ms}");
-        assert_eq!(made.meta.recorded_at, device);
-        assert_eq!(made.meta.received_at, NOW);
-        assert_eq!(made.meta.clock_offset_ms, clock_offset_ms);
+        let record = rule(&report, &context);
+        assert_eq!(record.meta.recorded_at, device);
+        assert_eq!(record.meta.clock_offset_ms, clock_offset_ms);
+        made.push((record, expected));
+    }
+    made
+}
+
+#[test]
+fn the_device_clock_is_corrected_and_a_time_ahead_stays_a_claim() {
+    for (record, expected) in clocks(|report, at| decide(report, None, None, at).expect("made")) {
+        assert_eq!(record.meta.occurred_at, expected, "{record:?}");
+        assert_eq!(record.meta.received_at, NOW);
+    }
+}
+
+/// The control of the test above: rules that forget the offset, or believe any time ahead.
+#[test]
+fn a_rule_that_believes_the_device_clock_is_caught() {
+    let forgetful = |report: &Operation, at: &Context<'_>| {
+        let mut record = decide(report, None, None, &Context { clock_offset_ms: 0, ..at.clone() })
+            .expect("made");
+        record.meta.clock_offset_ms = at.clock_offset_ms;
+        record
+    };
+    let credulous = |report: &Operation, at: &Context<'_>| {
+        let late = Timestamp::from_micros(i64::MAX);
+        decide(report, None, None, &Context { now: late, ..at.clone() }).expect("made")
+    };
+    for made in [clocks(forgetful), clocks(credulous)] {
+        assert!(made.iter().any(|(record, expected)| record.meta.occurred_at != *expected));
     }
 }
 
