@@ -21,6 +21,8 @@ use tokio::time::Instant;
 
 /// How often the neighbour's table is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Longest time until a backlog lies at the gateway.
+const QUEUES: Duration = Duration::from_secs(1_800);
 /// Longest time without anything arriving.
 const STALLS: Duration = Duration::from_secs(30);
 /// Records in flight of a unary case: phones, and calls of each at a time.
@@ -226,7 +228,7 @@ async fn queued(world: &World, count: usize) -> Result<()> {
         if usize::try_from(stored)? >= count {
             return Ok(());
         }
-        ensure!(from.elapsed() < Duration::from_secs(600), "the gateway has only {stored}");
+        ensure!(from.elapsed() < QUEUES, "the gateway has only {stored}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -32,7 +32,7 @@ use crate::writer::{Answer, Call, Look, Queue, WriteError, Writer};
 use device::Devices;
 use domain::kernel::{DeviceId, Epoch, RegionId, Timestamp};
 use domain::stream::{Position, StreamId};
-use outbox::Run;
+use outbox::{Recent, Run};
 use rusqlite::{Connection, OptionalExtension as _};
 use sqlx::SqlitePool;
 use std::collections::HashMap;
@@ -75,6 +75,7 @@ pub struct Store {
     readers: SqlitePool,
     committed: broadcast::Sender<Committed>,
     tail: Arc<Mutex<Tail>>,
+    recent: Arc<Mutex<Recent>>,
     devices: Arc<Mutex<Devices>>,
     epoch: Epoch,
     metrics: Metrics,
@@ -134,8 +135,16 @@ impl Store {
         let readers = sqlite::open_readers(path).await?;
         let pool = readers.clone();
         let metrics = Metrics::new(region.to_string(), path, "region.write", JOB_KINDS, pool);
-        let store =
-            Self { queue, readers, committed, tail, devices, epoch, metrics: metrics.clone() };
+        let store = Self {
+            queue,
+            readers,
+            committed,
+            tail,
+            recent: Arc::default(),
+            devices,
+            epoch,
+            metrics: metrics.clone(),
+        };
         Ok((store, Writer::new(conn, jobs, state, metrics)))
     }
 

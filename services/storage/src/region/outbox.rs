@@ -183,11 +183,40 @@ const RANGE: &str = "SELECT o.first_seq, o.h_before, o.entries FROM outbox o
     JOIN stream s ON s.stream_no = o.stream_no WHERE s.stream_id = $1 AND o.last_seq > $2 AND o.first_seq <= $3
     ORDER BY o.last_seq";
 
+/// Runs that were read last, one a stream: who reads a stream entry by entry, far behind its end, would
+/// read each run as often as it has entries.
+#[derive(Debug, Default)]
+pub(super) struct Recent(HashMap<StreamId, (Position, Vec<OutboxEntry>)>);
+
+/// Streams of which a run is remembered.
+const RECENT_MAX: usize = 16;
+
+impl Recent {
+    fn keep(&mut self, stream: &StreamId, before: Position, run: Vec<OutboxEntry>) {
+        if self.0.len() >= RECENT_MAX {
+            self.0.clear();
+        }
+        self.0.insert(stream.clone(), (before, run));
+    }
+
+    /// The entries after `after` to `last`; `None` where the store must be asked.
+    fn range(&self, stream: &StreamId, after: u64, last: u64) -> Option<Vec<OutboxEntry>> {
+        let (before, run) = self.0.get(stream)?;
+        let index = |seq: u64| usize::try_from(seq.checked_sub(before.seq)?).ok();
+        run.get(index(after)?..index(last)?).map(<[OutboxEntry]>::to_vec)
+    }
+}
+
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[RANGE];
 
 impl Store {
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        // Each change leaves it whole.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tail(&self) -> MutexGuard<'_, Tail> {
         // Each change leaves it whole.
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
@@ -209,6 +238,9 @@ impl Store {
             return Ok(entries);
         }
         let last = after.saturating_add(u64::from(limit));
+        if let Some(entries) = self.recent().range(stream, after, last) {
+            return Ok(entries);
+        }
         let rows = sqlx::query(RANGE)
             .bind(stream.to_bytes())
             .bind(int(after))
@@ -216,6 +248,7 @@ impl Store {
             .fetch_all(&self.readers)
             .await?;
         let mut entries = Vec::new();
+        let mut newest = None;
         for row in &rows {
             let inconsistent = ReadError::Inconsistent("outbox.entries");
             let h = match row.try_get::<Option<&[u8]>, _>(1)? {
@@ -225,8 +258,13 @@ impl Store {
             let seq = uint(row.try_get(0)?).saturating_sub(1);
             let before = h.map(|h| Position { seq, h });
             let run: Vec<u8> = row.try_get(2)?;
-            let run = before.and_then(|before| decode(before, run.into()));
-            entries.extend(run.ok_or(inconsistent)?);
+            let run = before.and_then(|before| Some((before, decode(before, run.into())?)));
+            let (before, run) = run.ok_or(inconsistent)?;
+            entries.extend_from_slice(&run);
+            newest = Some((before, run));
+        }
+        if let Some((before, run)) = newest {
+            self.recent().keep(stream, before, run);
         }
         entries.retain(|entry| (after + 1..=last).contains(&entry.position.seq));
         Ok(entries)

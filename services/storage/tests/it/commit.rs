@@ -99,6 +99,10 @@ async fn entries_are_read_back_as_they_were_numbered_wherever_they_lie() {
     for (seq, row) in (1..).zip(&all) {
         let h = world.store.find_outbox_hash(&of, seq).await.unwrap();
         assert_eq!(h, Some(row.position.h));
+        assert_eq!(
+            world.store.list_outbox(&of, seq - 1, 1).await.unwrap(),
+            std::slice::from_ref(row)
+        );
     }
 }
 
