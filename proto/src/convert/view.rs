@@ -71,6 +71,73 @@ pub fn encode(record: &Record, view: &View) -> pb::View {
     }
 }
 
+/// A record on its way to the store and to its neighbours: what is the same in all of them is encoded once.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    record: &'a Record,
+    /// Its [`pb::RecordMeta`] as neighbours see it.
+    meta: Bytes,
+}
+
+/// A [`pb::Record`] of encoded parts.
+#[derive(Clone, PartialEq, Message)]
+struct RecordParts {
+    #[prost(bytes = "bytes", tag = "1")]
+    meta: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    payload: Bytes,
+}
+
+/// A [`pb::View`] of encoded parts.
+#[derive(Clone, PartialEq, Message)]
+struct ViewParts {
+    #[prost(bytes = "bytes", tag = "1")]
+    meta: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    payload: Bytes,
+    #[prost(uint64, tag = "3")]
+    share_n: u64,
+    #[prost(bool, tag = "4")]
+    last: bool,
+    #[prost(bool, tag = "5")]
+    unverified: bool,
+    #[prost(string, repeated, tag = "6")]
+    withheld_fields: Vec<String>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// Encodes what is the same in all.
+    pub fn new(record: &'a Record) -> Self {
+        let mut meta = pb::RecordMeta::from(&record.meta);
+        meta.author_ref.clear();
+        Self { record, meta: meta.encode_to_vec().into() }
+    }
+
+    /// The bytes of [`super::record::encode`].
+    pub fn record(&self) -> Bytes {
+        let meta = match self.record.meta.author_ref {
+            None => self.meta.clone(),
+            Some(_) => pb::RecordMeta::from(&self.record.meta).encode_to_vec().into(),
+        };
+        let payload = super::body::encode(&self.record.body);
+        RecordParts { meta, payload }.encode_to_vec().into()
+    }
+
+    /// The bytes of [`encode`].
+    pub fn view(&self, view: &View) -> Bytes {
+        let View { share_n, last, unverified, lane: _, fields, withheld } = view;
+        let parts = ViewParts {
+            meta: self.meta.clone(),
+            payload: shown(&self.record.body, fields),
+            share_n: *share_n,
+            last: *last,
+            unverified: *unverified,
+            withheld_fields: withheld.iter().map(|&field| field.to_owned()).collect(),
+        };
+        parts.encode_to_vec().into()
+    }
+}
+
 /// Clears every field of a message that is not named. It is taken apart field by field, so that a new
 /// field breaks the build; a field after `never` stays behind whatever the view says.
 macro_rules! show {

@@ -10,6 +10,7 @@ use domain::record::Record;
 use domain::stream::Shown;
 use prost::Message as _;
 use proto::convert;
+use proto::convert::view::Outgoing;
 use proto::kernel::v1 as kernel;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -76,7 +77,6 @@ pub(crate) enum OperationsError {
 }
 
 /// What the rules look at, read from the store and kept up to date as a batch is decided.
-#[derive(Default)]
 struct Ground {
     operations: HashMap<OperationId, OperationRow>,
     records: HashMap<RecordId, Present>,
@@ -96,7 +96,10 @@ pub(crate) async fn apply(
 ) -> Result<Vec<Answer>, OperationsError> {
     // Fresh reports, the usual case, need to know nothing of what is there: the commit finds out.
     let mut ground = if incoming.iter().all(|i| stands_alone(&i.operation)) {
-        Ground::default()
+        Ground {
+            operations: HashMap::with_capacity(incoming.len()),
+            records: HashMap::with_capacity(incoming.len()),
+        }
     } else {
         Ground::read(region, incoming).await?
     };
@@ -157,7 +160,7 @@ impl Ground {
         let rows = region.store.list_operations(&ids).await?;
         let mut ground = Self {
             operations: rows.into_iter().map(|row| (row.operation_id, row)).collect(),
-            ..Self::default()
+            records: HashMap::with_capacity(records.len()),
         };
         for record in records {
             if let Some(row) = region.store.find_record(record).await? {
@@ -318,7 +321,8 @@ fn item(
         shown: shown.clone(),
     });
     let mut shown = base.as_ref().map(|base| base.shown.clone()).unwrap_or_default();
-    let shares = shares(region, record, &mut shown, sender.now);
+    let outgoing = Outgoing::new(record);
+    let shares = shares(region, record, &outgoing, &mut shown, sender.now);
     let write = RecordWrite {
         record_id: record.meta.record_id,
         kind: record.meta.kind,
@@ -327,7 +331,7 @@ fn item(
         received_at: record.meta.received_at,
         retention_class: record.meta.retention_class,
         expires_at: record.meta.expires_at,
-        encoded: convert::record::encode(record).encode_to_vec().into(),
+        encoded: outgoing.record(),
         shown,
         shares,
     };

@@ -6,24 +6,27 @@ use domain::record::Record;
 use domain::sharing::{Decision, share};
 use domain::stream::{Shown, StreamId};
 use exchange::book::SignedAgreement;
-use proto::convert::{entry, view};
+use proto::convert::entry;
+use proto::convert::view::Outgoing;
 use storage::region::ShareWrite;
 
 /// Entries that a revision makes, given what was shown before; `shown` is what is remembered afterwards.
 pub(crate) fn shares(
     region: &Hosted,
     record: &Record,
+    outgoing: &Outgoing<'_>,
     shown: &mut Shown,
     now: Timestamp,
 ) -> Vec<ShareWrite> {
     let agreements = region.book.agreements.values();
-    agreements.filter_map(|signed| one(region, signed, record, shown, now)).collect()
+    agreements.filter_map(|signed| one(region, signed, record, outgoing, shown, now)).collect()
 }
 
 fn one(
     region: &Hosted,
     signed: &SignedAgreement,
     record: &Record,
+    outgoing: &Outgoing<'_>,
     shown: &mut Shown,
     now: Timestamp,
 ) -> Option<ShareWrite> {
@@ -33,7 +36,7 @@ fn one(
     let shows = decision.shown()?;
     let entry = match &decision {
         Decision::Nothing(_) => return None,
-        Decision::Show(decided) => entry::encode_view(view::encode(record, decided)),
+        Decision::Show(decided) => entry::wrap_view(outgoing.view(decided)),
         Decision::Leave(leave) => entry::encode_leave(&record.meta, leave),
     };
     shown.set(agreement.agreement_id, shows);

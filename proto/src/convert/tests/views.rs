@@ -1,6 +1,6 @@
 use super::samples;
 use crate::convert::entry::{self, Entry};
-use crate::convert::{body, view};
+use crate::convert::{body, record, view};
 use crate::exchange::v1 as exchange_pb;
 use crate::kernel::v1 as pb;
 use crate::patrol::v1::{Observation, Patrol, Shift};
@@ -45,6 +45,15 @@ proptest! {
         }
         prop_assert_eq!(sent.withheld_fields, view.withheld);
         prop_assert_eq!(sent.meta.unwrap().author_ref, "");
+    }
+
+    #[test]
+    fn an_outgoing_record_is_encoded_as_its_messages_are((record, view) in any_view()) {
+        let outgoing = view::Outgoing::new(&record);
+        prop_assert_eq!(outgoing.record(), record::encode(&record).encode_to_vec());
+        let sent = view::encode(&record, &view);
+        prop_assert_eq!(outgoing.view(&view), sent.encode_to_vec());
+        prop_assert_eq!(entry::wrap_view(outgoing.view(&view)), entry::encode_view(sent));
     }
 
     #[test]

@@ -153,7 +153,6 @@ pub enum CommitVerdict {
 }
 
 /// The ground that commits stand on: read once a transaction, then kept up to date by each job.
-#[derive(Default)]
 struct Ground<'a> {
     operations: HashMap<OperationId, OperationOutcome>,
     records: HashMap<RecordId, Present<'a>>,
@@ -289,7 +288,13 @@ impl<'a> Ground<'a> {
             let base = Base { revision: revision?, shown: Shown::from_bytes(&shown)? };
             Some((RecordId::from_slice(&id)?, Present::Stored(feed_seq, base)))
         });
-        Ok(Self { operations: operations.collect(), records: records.collect() })
+        let mut ground = Self {
+            operations: HashMap::with_capacity(items().count()),
+            records: HashMap::with_capacity(items().count()),
+        };
+        ground.operations.extend(operations);
+        ground.records.extend(records);
+        Ok(ground)
     }
 
     /// Whether all that the commit saw still stands, each item after those before it.
@@ -304,7 +309,8 @@ impl<'a> Ground<'a> {
         if answered {
             return CommitVerdict::Stale;
         }
-        let mut written: HashMap<RecordId, &RecordWrite> = HashMap::new();
+        let mut written: HashMap<RecordId, &RecordWrite> =
+            HashMap::with_capacity(commit.items.len());
         for write in commit.items.iter().filter_map(|item| item.write.as_ref()) {
             let (before, present) =
                 (written.get(&write.record_id), self.records.get(&write.record_id));
