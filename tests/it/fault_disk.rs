@@ -84,7 +84,7 @@ async fn an_answer_before_the_flush_is_caught_on_a_full_disk() {
         return;
     };
     let (mut world, small) = (World::start_in(dir).await, small);
-    world.a.stop().await;
+    world.a.kill();
     world.a.configure(&["known-bad:answer-before-flush".to_owned()]);
     world.a.restart().await;
     let phone = world.enrol(A, Role::Patroller, "phone").await;
