@@ -6,10 +6,9 @@
 
 use crate::doors::uuid;
 use crate::harness::{Dice, event, sos};
-use domain::kernel::{
-    AgreementId, Clock as _, Entropy as _, Epoch, Lane, OperationId, RecordId, Timestamp,
-};
-use domain::operation::{Change, Operation};
+use cli::phone::fresh;
+use domain::kernel::{AgreementId, Clock as _, Entropy as _, Epoch, Lane, Timestamp};
+use domain::operation::Change;
 use domain::stream::StreamId;
 use prost::Message;
 use prost::bytes::Bytes;
@@ -254,26 +253,8 @@ fn is_slug(field: &str) -> bool {
 
 /// Operations that are good in every way.
 fn good_operations() -> Vec<device::Operation> {
-    let now = SystemClock.now();
     let changes = [Change::ReportEvent(event("落石")), Change::RaiseSos(sos("摔伤"))];
-    changes
-        .map(|change| {
-            device::Operation::from(&Operation {
-                operation_id: OperationId::mint(now, &SystemEntropy),
-                record_id: RecordId::mint(now, &SystemEntropy),
-                parent_ids: Vec::new(),
-                base_revision: None,
-                occurred_at: now,
-                recorded_at: now,
-                device_seq: 1,
-                author_unit: "unit-1".to_owned(),
-                author_ref: None,
-                sensitivity: None,
-                external_ref: None,
-                change,
-            })
-        })
-        .into()
+    changes.map(|change| device::Operation::from(&fresh(1, change))).into()
 }
 
 fn pushed(operations: Vec<device::Operation>) -> Vec<u8> {

@@ -2,7 +2,8 @@
 
 use crate::harness::{event, sos};
 use cli::phone::Phone;
-use domain::kernel::{Clock as _, Datum, Entropy as _, GeoPoint, OperationId, RecordId};
+use cli::phone::fresh;
+use domain::kernel::{Clock as _, Datum, Entropy as _, GeoPoint, RecordId};
 use domain::operation::{Change, Operation};
 use domain::patrol::{
     CheckIn, CheckInMethod, Observation, Patrol, PatrolState, Shift, ShiftState, ShiftVerb,
@@ -168,21 +169,12 @@ fn check_in(canaries: &mut Canaries) -> CheckIn {
 
 /// An operation of a member of staff who is a canary.
 fn operation(canaries: &mut Canaries, change: Change) -> Operation {
-    let now = SystemClock.now();
     let external = ExternalRef { system: canaries.text(), id: canaries.text() };
     Operation {
-        operation_id: OperationId::mint(now, &SystemEntropy),
-        record_id: RecordId::mint(now, &SystemEntropy),
-        parent_ids: Vec::new(),
-        base_revision: None,
-        occurred_at: now,
-        recorded_at: now,
-        device_seq: 1,
         author_unit: canaries.text(),
         author_ref: Some(canaries.text()),
-        sensitivity: None,
         external_ref: change.creates().then_some(external),
-        change,
+        ..fresh(1, change)
     }
 }
 
