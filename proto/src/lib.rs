@@ -13,6 +13,7 @@
 
 pub mod convert;
 pub mod link;
+pub mod splice;
 
 /// Generated code, one module a package. Made by `cargo xtask proto`.
 #[expect(missing_docs, clippy::all, reason = "generated")]

@@ -41,16 +41,6 @@ pub enum Entry {
     },
 }
 
-/// The bytes of a view's entry.
-pub fn encode_view(view: kernel_pb::View) -> Bytes {
-    encode(Wire::View(view))
-}
-
-/// The bytes of the entry of an encoded view.
-pub fn wrap_view(view: Bytes) -> Bytes {
-    EntryAsSent { view: Some(view), ..Default::default() }.encode_to_vec().into()
-}
-
 /// The bytes of the first entry of a stream.
 pub fn encode_start(agreement_sha256: &[u8; 32]) -> Bytes {
     encode(Wire::Start(pb::Start { agreement_sha256: Bytes::copy_from_slice(agreement_sha256) }))

@@ -5,6 +5,7 @@ use super::{Door, Path, Rules, Violations, kernel};
 use crate::kernel::v1 as pb;
 use crate::patrol::v1::{CheckIn, Observation, Patrol, Shift, SosAlert, TrackBatch};
 use crate::risk::v1::Event;
+use crate::splice::splice;
 use bytes::Bytes;
 use domain::kernel::{EmergencyLevel, Kind, Reason, RecordId, RegionId, Revision, Timestamp};
 use domain::record::{Body, Record, RecordMeta};
@@ -15,6 +16,9 @@ use prost::Message;
 pub const WITHHELD_FIELDS_MAX: usize = 64;
 /// Bytes of the name of a field.
 pub const FIELD_BYTES_MAX: usize = 64;
+
+/// Number of the view in [`crate::exchange::v1::Entry`].
+const ENTRY_VIEW: u32 = 2;
 
 /// What a recipient must know of a view to file it, whatever is withheld.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,45 +60,19 @@ pub struct Refusal {
     pub violations: Violations,
 }
 
-/// A view of the record: its message with every field cleared that the view does not show.
-pub fn encode(record: &Record, view: &View) -> pb::View {
-    let View { share_n, last, unverified, lane: _, fields, withheld } = view;
-    let mut meta = pb::RecordMeta::from(&record.meta);
-    meta.author_ref.clear();
-    pb::View {
-        meta: Some(meta),
-        payload: shown(&record.body, fields),
-        share_n: *share_n,
-        last: *last,
-        unverified: *unverified,
-        withheld_fields: withheld.iter().map(|&field| field.to_owned()).collect(),
-    }
-}
-
 /// A record on its way to the store and to its neighbours: what is the same in all of them is encoded once.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
     record: &'a Record,
     /// Its [`pb::RecordMeta`] as neighbours see it.
-    meta: Bytes,
-}
-
-/// A [`pb::Record`] of encoded parts.
-#[derive(Clone, PartialEq, Message)]
-struct RecordParts {
-    #[prost(bytes = "bytes", tag = "1")]
-    meta: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
+    meta: Vec<u8>,
+    /// Its body, whole.
     payload: Bytes,
 }
 
-/// A [`pb::View`] of encoded parts.
+/// What comes in a [`pb::View`] after meta and payload.
 #[derive(Clone, PartialEq, Message)]
-struct ViewParts {
-    #[prost(bytes = "bytes", tag = "1")]
-    meta: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    payload: Bytes,
+struct ViewRest {
     #[prost(uint64, tag = "3")]
     share_n: u64,
     #[prost(bool, tag = "4")]
@@ -110,38 +88,45 @@ impl<'a> Outgoing<'a> {
     pub fn new(record: &'a Record) -> Self {
         let mut meta = pb::RecordMeta::from(&record.meta);
         meta.author_ref.clear();
-        Self { record, meta: meta.encode_to_vec().into() }
+        Self { record, meta: meta.encode_to_vec(), payload: super::body::encode(&record.body) }
     }
 
-    /// The bytes of [`super::record::encode`].
+    /// The record as phones and officers of its region read it: a [`pb::Record`]. The device stays
+    /// behind: the wire has no field for it.
     pub fn record(&self) -> Bytes {
+        let with_author;
         let meta = match self.record.meta.author_ref {
-            None => self.meta.clone(),
-            Some(_) => pb::RecordMeta::from(&self.record.meta).encode_to_vec().into(),
+            None => &self.meta,
+            Some(_) => {
+                with_author = pb::RecordMeta::from(&self.record.meta).encode_to_vec();
+                &with_author
+            }
         };
-        let payload = super::body::encode(&self.record.body);
-        RecordParts { meta, payload }.encode_to_vec().into()
+        splice(None, &[(1, meta), (2, &self.payload)], &())
     }
 
-    /// The bytes of [`encode`].
-    pub fn view(&self, view: &View) -> Bytes {
+    /// The entry of a view of the record: a [`pb::View`] with every field cleared that the view does
+    /// not show, in a [`crate::exchange::v1::Entry`].
+    pub fn entry(&self, view: &View) -> Bytes {
         let View { share_n, last, unverified, lane: _, fields, withheld } = view;
-        let parts = ViewParts {
-            meta: self.meta.clone(),
-            payload: shown(&self.record.body, fields),
-            share_n: *share_n,
-            last: *last,
-            unverified: *unverified,
-            withheld_fields: withheld.iter().map(|&field| field.to_owned()).collect(),
-        };
-        parts.encode_to_vec().into()
+        let payload = shown(&self.record.body, &self.payload, fields);
+        let withheld_fields = withheld.iter().map(|&field| field.to_owned()).collect();
+        let (share_n, last, unverified) = (*share_n, *last, *unverified);
+        let rest = ViewRest { share_n, last, unverified, withheld_fields };
+        splice(Some(ENTRY_VIEW), &[(1, &self.meta), (2, &payload)], &rest)
     }
 }
 
 /// Clears every field of a message that is not named. It is taken apart field by field, so that a new
-/// field breaks the build; a field after `never` stays behind whatever the view says.
+/// field breaks the build; a field after `never` stays behind whatever the view says. Where all are named
+/// and none stays behind, the message is what it was.
 macro_rules! show {
-    ($message:expr, $shown:expr, $name:ident { $($field:ident),+ } never { $($kept:ident),* }) => {{
+    ($message:expr, $whole:expr, $shown:expr, $name:ident { $($field:ident),+ } never { $($kept:ident),* }) => {{
+        const FIELDS: &[&str] = &[$(stringify!($field)),+];
+        const KEPT: &[&str] = &[$(stringify!($kept)),*];
+        if KEPT.is_empty() && $shown.len() == FIELDS.len() {
+            return $whole.clone();
+        }
         let $name { $($field,)+ $($kept: _,)* } = $message;
         $name {
             $($field: if $shown.contains(&stringify!($field)) { $field } else { Default::default() },)+
@@ -151,33 +136,33 @@ macro_rules! show {
     }};
 }
 
-fn shown(body: &Body, fields: &[&'static str]) -> Bytes {
+fn shown(body: &Body, whole: &Bytes, fields: &[&'static str]) -> Bytes {
     let bytes = match body {
-        Body::Shift(shift) => show!(Shift::from(shift), fields, Shift {
+        Body::Shift(shift) => show!(Shift::from(shift), whole, fields, Shift {
             unit, station, plan_start_time, plan_end_time, open_time, close_time, state,
             staff_count, handover_note
         } never { roster_refs }),
-        Body::Patrol(patrol) => show!(Patrol::from(patrol), fields, Patrol {
+        Body::Patrol(patrol) => show!(Patrol::from(patrol), whole, fields, Patrol {
             shift_id, mandate, route, route_kind, member_count, partner_units, legs, state,
             start_time, end_time
         } never { leader_ref }),
-        Body::CheckIn(check_in) => show!(CheckIn::from(check_in), fields, CheckIn {
+        Body::CheckIn(check_in) => show!(CheckIn::from(check_in), whole, fields, CheckIn {
             patrol_id, checkpoint, method, point, distance_m, quality, remark
         } never {}),
-        Body::TrackBatch(batch) => show!(TrackBatch::from(batch), fields, TrackBatch {
+        Body::TrackBatch(batch) => show!(TrackBatch::from(batch), whole, fields, TrackBatch {
             patrol_id, shift_id, start_time, time_delta_s, lon_delta_e7, lat_delta_e7, datum,
             sampling_s, gaps, battery_pct
         } never {}),
         Body::Observation(observation) => {
-            show!(Observation::from(observation), fields, Observation {
+            show!(Observation::from(observation), whole, fields, Observation {
             patrol_id, category, text, point, suggested_level
         } never {})
         }
-        Body::Event(event) => show!(Event::from(event), fields, Event {
+        Body::Event(event) => show!(Event::from(event), whole, fields, Event {
             domain, category, emergency_class, level, place, point, text, source, affected_count,
             urgent, deadline_time, state, handling_unit, observation_id
         } never {}),
-        Body::SosAlert(alert) => show!(SosAlert::from(alert), fields, SosAlert {
+        Body::SosAlert(alert) => show!(SosAlert::from(alert), whole, fields, SosAlert {
             point, last_known, trigger, state, acknowledge_time, acknowledge_unit, patrol_id, remark
         } never {}),
     };

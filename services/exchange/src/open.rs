@@ -9,6 +9,7 @@ use prost::Message as _;
 use proto::convert::entry::{self, Entry};
 use proto::convert::view::ViewHead;
 use proto::device::v1 as device;
+use proto::splice::splice;
 use seal::segment::{SaltedEntry, Segment};
 use storage::region::{Apply, InboxEntry, InboxItem, ViewRow};
 
@@ -33,6 +34,8 @@ pub fn open(
     let origin = book.find_region(&stream.origin).ok_or(refuse(Reason::RegionUnknown))?;
     let mut reached = cursor;
     let mut entries = Vec::new();
+    let mut reader =
+        Reader { stream: &stream, agreement_sha256: agreement.sha256, source: source(&stream) };
     for segment in segments {
         if segment.last_seq() <= reached.seq {
             continue;
@@ -45,7 +48,8 @@ pub fn open(
             Ok(opened) => opened,
             Err(error) => return Err(refuse(error.reason())),
         };
-        reached = extend(agreement.sha256, segment, reached, opened, &mut entries)
+        reached = reader
+            .extend(segment, reached, opened, &mut entries)
             .ok_or(refuse(Reason::StreamForked))?;
     }
     if reached == cursor {
@@ -55,115 +59,119 @@ pub fn open(
     Ok(Some(Apply { stream, before: cursor, after: reached, entries, now }))
 }
 
-/// Adds a segment's entries after `reached`; entries before it were applied from another packaging and
-/// must have led to the same hash. `None` when they did not.
-fn extend(
+/// Reads the entries of one stream.
+struct Reader<'a> {
+    stream: &'a StreamId,
     agreement_sha256: [u8; 32],
-    segment: &Segment,
-    reached: Position,
-    opened: Vec<(Position, SaltedEntry)>,
-    entries: &mut Vec<InboxEntry>,
-) -> Option<Position> {
-    let (stream, before) = (segment.stream(), segment.before());
-    if before.seq == reached.seq && before != reached {
-        return None;
-    }
-    for (position, salted) in opened {
-        if position.seq < reached.seq {
-            continue;
+    /// Where the entry comes from that is read.
+    source: device::ViewSource,
+}
+
+impl Reader<'_> {
+    /// Adds a segment's entries after `reached`; entries before it were applied from another packaging and
+    /// must have led to the same hash. `None` when they did not.
+    fn extend(
+        &mut self,
+        segment: &Segment,
+        reached: Position,
+        opened: Vec<(Position, SaltedEntry)>,
+        entries: &mut Vec<InboxEntry>,
+    ) -> Option<Position> {
+        let before = segment.before();
+        if before.seq == reached.seq && before != reached {
+            return None;
         }
-        if position.seq == reached.seq {
-            if position != reached {
-                return None;
+        for (position, salted) in opened {
+            if position.seq < reached.seq {
+                continue;
             }
-            continue;
+            if position.seq == reached.seq {
+                if position != reached {
+                    return None;
+                }
+                continue;
+            }
+            let item = self.item(position.seq, salted);
+            entries.push(InboxEntry { seq: position.seq, item });
         }
-        let item = item(stream, agreement_sha256, position.seq, salted);
-        entries.push(InboxEntry { seq: position.seq, item });
+        Some(segment.after())
     }
-    Some(segment.after())
-}
 
-/// What an entry comes to. An entry that cannot be used is parked, and the stream moves on.
-fn item(stream: &StreamId, agreement_sha256: [u8; 32], seq: u64, salted: SaltedEntry) -> InboxItem {
-    let park = |reason, salted: SaltedEntry| InboxItem::Parked {
-        reason,
-        salt: salted.salt,
-        entry: salted.entry,
-    };
-    match entry::decode(salted.entry.clone()) {
-        Err(reason) => park(reason, salted),
-        Ok(Entry::Start { agreement_sha256: named }) => {
-            if seq == 1 && named == agreement_sha256 {
-                InboxItem::Control
-            } else {
-                park(Reason::AgreementUnknown, salted)
+    /// What an entry comes to. An entry that cannot be used is parked, and the stream moves on.
+    fn item(&mut self, seq: u64, salted: SaltedEntry) -> InboxItem {
+        self.source.seq = seq;
+        let origin = &self.stream.origin;
+        let park = |reason, salted: SaltedEntry| InboxItem::Parked {
+            reason,
+            salt: salted.salt,
+            entry: salted.entry,
+        };
+        match entry::decode(salted.entry.clone()) {
+            Err(reason) => park(reason, salted),
+            Ok(Entry::Start { agreement_sha256: named }) => {
+                if seq == 1 && named == self.agreement_sha256 {
+                    InboxItem::Control
+                } else {
+                    park(Reason::AgreementUnknown, salted)
+                }
+            }
+            Ok(Entry::View(head, view)) => {
+                // No record changes its owner yet, so an owner is where the record was born.
+                if head.owner_region != *origin || head.birth_region != *origin {
+                    return park(Reason::NotTheOwner, salted);
+                }
+                InboxItem::View(self.view_row(head, &view, &salted.entry))
+            }
+            Ok(Entry::Leave { birth_region, .. }) if birth_region != *origin => {
+                park(Reason::NotTheOwner, salted)
+            }
+            Ok(Entry::Leave { record_id, kind, birth_region, revision, share_n, reason: _ }) => {
+                let encoded = device::Withdrawal {
+                    record_id: Bytes::copy_from_slice(record_id.as_bytes()),
+                    kind: kind.code(),
+                    source: Some(self.source.clone()),
+                };
+                InboxItem::Withdrawal(ViewRow {
+                    record_id,
+                    birth_region,
+                    kind,
+                    revision,
+                    share_n,
+                    view_sha256: None,
+                    // A tombstone outlives what it stands for: a view that comes late must not bring it back.
+                    expires_at: Timestamp::from_micros(i64::MAX),
+                    encoded: encoded.encode_to_vec().into(),
+                })
             }
         }
-        Ok(Entry::View(head, view)) => {
-            // No record changes its owner yet, so an owner is where the record was born.
-            if head.owner_region != stream.origin || head.birth_region != stream.origin {
-                return park(Reason::NotTheOwner, salted);
-            }
-            InboxItem::View(view_row(stream, seq, head, view, &salted.entry))
-        }
-        Ok(Entry::Leave { birth_region, .. }) if birth_region != stream.origin => {
-            park(Reason::NotTheOwner, salted)
-        }
-        Ok(Entry::Leave { record_id, kind, birth_region, revision, share_n, reason: _ }) => {
-            let encoded = device::Withdrawal {
-                record_id: Bytes::copy_from_slice(record_id.as_bytes()),
-                kind: kind.code(),
-                source: Some(source(stream, seq)),
-            };
-            InboxItem::Withdrawal(ViewRow {
-                record_id,
-                birth_region,
-                kind,
-                revision,
-                share_n,
-                view_sha256: None,
-                // A tombstone outlives what it stands for: a view that comes late must not bring it back.
-                expires_at: Timestamp::from_micros(i64::MAX),
-                encoded: encoded.encode_to_vec().into(),
-            })
+    }
+
+    /// A [`device::NeighbourView`] whose view stays as it came: it is not encoded again, and a field that
+    /// this release does not know reaches whoever knows it.
+    fn view_row(&self, head: ViewHead, view: &[u8], entry: &[u8]) -> ViewRow {
+        // Over the bytes as they came: a field that this release does not know counts too.
+        let view_sha256 = seal::key::sha256(entry);
+        let source = self.source.encode_to_vec();
+        ViewRow {
+            record_id: head.record_id,
+            birth_region: head.birth_region,
+            kind: head.kind,
+            revision: head.revision,
+            share_n: head.share_n,
+            view_sha256: Some(view_sha256),
+            expires_at: head.expires_at,
+            encoded: splice(None, &[(1, view), (2, &source)], &()),
         }
     }
 }
 
-/// A [`device::NeighbourView`] whose view stays as it came: it is not encoded again, and a field that
-/// this release does not know reaches whoever knows it.
-#[derive(Clone, PartialEq, prost::Message)]
-struct ViewAsSent {
-    #[prost(bytes = "bytes", tag = "1")]
-    view: Bytes,
-    #[prost(message, optional, tag = "2")]
-    source: Option<device::ViewSource>,
-}
-
-fn view_row(stream: &StreamId, seq: u64, head: ViewHead, view: Bytes, entry: &[u8]) -> ViewRow {
-    // Over the bytes as they came: a field that this release does not know counts too.
-    let view_sha256 = seal::key::sha256(entry);
-    let encoded = ViewAsSent { view, source: Some(source(stream, seq)) };
-    ViewRow {
-        record_id: head.record_id,
-        birth_region: head.birth_region,
-        kind: head.kind,
-        revision: head.revision,
-        share_n: head.share_n,
-        view_sha256: Some(view_sha256),
-        expires_at: head.expires_at,
-        encoded: encoded.encode_to_vec().into(),
-    }
-}
-
-fn source(stream: &StreamId, seq: u64) -> device::ViewSource {
+fn source(stream: &StreamId) -> device::ViewSource {
     device::ViewSource {
         origin_region: stream.origin.to_string(),
         agreement_id: Bytes::copy_from_slice(stream.agreement.as_bytes()),
         agreement_version: stream.version,
         lane: stream.lane.code(),
-        seq,
+        seq: 0,
     }
 }
 

@@ -36,7 +36,7 @@ fn one(
     let shows = decision.shown()?;
     let entry = match &decision {
         Decision::Nothing(_) => return None,
-        Decision::Show(decided) => entry::wrap_view(outgoing.view(decided)),
+        Decision::Show(decided) => outgoing.entry(decided),
         Decision::Leave(leave) => entry::encode_leave(&record.meta, leave),
     };
     shown.set(agreement.agreement_id, shows);

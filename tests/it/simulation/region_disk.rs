@@ -14,7 +14,8 @@ use domain::sharing::{Decision, share};
 use domain::stream::{LastShown, Position, StreamId};
 use exchange::book::Book;
 use prost::bytes;
-use proto::convert::{entry, view};
+use proto::convert::entry;
+use proto::convert::view::Outgoing;
 use seal::key::sha256;
 use std::collections::{BTreeMap, BTreeSet};
 use storage::region::{Applied, Apply, DigestRow, InboxItem, OutboxEntry};
@@ -133,7 +134,7 @@ impl RegionDisk {
             let decision = share(&record, agreement, &book.directory, self.shown.get(&key), now);
             let entry = match &decision {
                 Decision::Nothing(_) => continue,
-                Decision::Show(decided) => entry::encode_view(view::encode(&record, decided)),
+                Decision::Show(decided) => Outgoing::new(&record).entry(decided),
                 Decision::Leave(leave) => entry::encode_leave(&record.meta, leave),
             };
             let Some(shown) = decision.shown() else { continue };

@@ -1,5 +1,6 @@
 use super::samples;
 use crate::convert::entry::{self, Entry};
+use crate::convert::view::Outgoing;
 use crate::convert::{body, record, view};
 use crate::exchange::v1 as exchange_pb;
 use crate::kernel::v1 as pb;
@@ -21,6 +22,18 @@ fn view_of(record: &Record, fields: Vec<&'static str>) -> View {
     View { share_n: 1, last: false, unverified: true, lane: Lane::Routine, fields, withheld }
 }
 
+/// The view as a neighbour reads it.
+fn sent_of(record: &Record, view: &View) -> pb::View {
+    let entry = exchange_pb::Entry::decode(Outgoing::new(record).entry(view)).unwrap().entry;
+    let Some(exchange_pb::entry::Entry::View(sent)) = entry else { panic!("no view: {entry:?}") };
+    sent
+}
+
+fn encode_view(view: pb::View) -> Bytes {
+    let entry = Some(exchange_pb::entry::Entry::View(view));
+    exchange_pb::Entry { entry }.encode_to_vec().into()
+}
+
 fn any_view() -> impl Strategy<Value = (Record, View)> {
     samples::record().prop_flat_map(|record| {
         let fields = sharing::fields(record.body.kind()).to_vec();
@@ -35,7 +48,7 @@ fn any_view() -> impl Strategy<Value = (Record, View)> {
 proptest! {
     #[test]
     fn a_view_holds_the_fields_it_shows_and_no_others((record, view) in any_view()) {
-        let sent = view::encode(&record, &view);
+        let sent = sent_of(&record, &view);
         let full = numbers(&body::encode(&record.body));
         let shown = numbers(&sent.payload);
         let kept_home = ["roster_refs", "leader_ref"];
@@ -49,16 +62,14 @@ proptest! {
 
     #[test]
     fn an_outgoing_record_is_encoded_as_its_messages_are((record, view) in any_view()) {
-        let outgoing = view::Outgoing::new(&record);
+        let outgoing = Outgoing::new(&record);
         prop_assert_eq!(outgoing.record(), record::encode(&record).encode_to_vec());
-        let sent = view::encode(&record, &view);
-        prop_assert_eq!(outgoing.view(&view), sent.encode_to_vec());
-        prop_assert_eq!(entry::wrap_view(outgoing.view(&view)), entry::encode_view(sent));
+        prop_assert_eq!(outgoing.entry(&view), encode_view(sent_of(&record, &view)));
     }
 
     #[test]
     fn a_recipient_can_file_any_view((record, view) in any_view()) {
-        let sent = view::encode(&record, &view);
+        let sent = sent_of(&record, &view);
         let head = view::check(sent.clone()).unwrap();
         prop_assert_eq!(head.record_id, record.meta.record_id);
         prop_assert_eq!(head.kind, record.body.kind());
@@ -72,7 +83,7 @@ proptest! {
         prop_assert_eq!(head.level, level);
         let category = record.body.category().filter(|_| view.fields.contains(&"category"));
         prop_assert_eq!(head.category.as_deref(), category);
-        let entry = entry::decode(entry::encode_view(sent.clone())).unwrap();
+        let entry = entry::decode(encode_view(sent.clone())).unwrap();
         prop_assert_eq!(entry, Entry::View(head, sent.encode_to_vec().into()));
     }
 
@@ -157,7 +168,7 @@ fn check_refused(view: &pb::View, reason: Reason, field: &str) {
     assert_eq!(refused.reason, reason, "{:?}", refused.violations);
     let fields: Vec<_> = refused.violations.0.iter().map(|v| v.field.as_str()).collect();
     assert_eq!(fields, if field.is_empty() { vec![] } else { vec![field] });
-    assert_eq!(entry::decode(entry::encode_view(view.clone())), Err(reason));
+    assert_eq!(entry::decode(encode_view(view.clone())), Err(reason));
 }
 
 #[test]
@@ -250,7 +261,7 @@ fn staff_references_stay_at_home_even_when_a_view_names_them() {
         proptest::strategy::ValueTree::current(&samples::record().new_tree(&mut runner).unwrap());
     let mut record = Record { body: Body::Shift(shift), ..any };
     record.meta.kind = Kind::Shift;
-    let sent = view::encode(&record, &view_of(&record, vec!["unit", "roster_refs"]));
+    let sent = sent_of(&record, &view_of(&record, vec!["unit", "roster_refs"]));
     let shown = Shift::decode(sent.payload).unwrap();
     assert_eq!((shown.unit.as_str(), shown.roster_refs.len()), ("unit", 0));
 }
@@ -270,7 +281,7 @@ fn an_entry_of_another_kind_or_unsound_is_parked_under_its_reason() {
     let start = wrap(exchange_pb::entry::Entry::Start(start));
     assert_eq!(entry::decode(start.clone().into()), Err(Reason::FieldInvalid));
     // Of two kinds at once; of a view twice, the last is the one that is checked and kept.
-    let good = entry::encode_view(sent(Kind::Event, Vec::new()));
+    let good = encode_view(sent(Kind::Event, Vec::new()));
     let both = [&good[..], &start].concat();
     assert_eq!(entry::decode(both.into()), Err(Reason::EntryUnreadable));
     let empty = [&good[..], &wrap(exchange_pb::entry::Entry::View(pb::View::default()))].concat();

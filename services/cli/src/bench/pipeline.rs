@@ -28,8 +28,9 @@ const STALLS: Duration = Duration::from_secs(30);
 /// Records in flight of a unary case: phones, and calls of each at a time.
 const UNARY_PHONES: usize = 32;
 const UNARY_CALLS: usize = 8;
-/// Phones of a streamed case, and batches of each in flight.
-const STREAM_PHONES: usize = 8;
+/// Phones of a streamed case, and batches of each in flight. A window of 2,048 is batches of 256, a
+/// quarter of what the device library sends at once when a phone comes back with many.
+const STREAM_PHONES: usize = 4;
 const STREAM_DEPTH: usize = 2;
 /// A call each 10 ms.
 const PACE: Duration = Duration::from_millis(10);

@@ -180,12 +180,11 @@ fn keep_entries(
                 views.push(Line { feed_seq, seq: *seq, view, withdrawn, current });
                 if current {
                     let source = if withdrawn { FeedSource::Withdrawal } else { FeedSource::View };
-                    let encoded = view.encoded.clone();
-                    state.pending.feed.push(FeedItem {
+                    state.tell(|| FeedItem {
                         feed_seq,
                         kind: view.kind,
                         source,
-                        encoded,
+                        encoded: view.encoded.clone(),
                     });
                 }
             }

@@ -357,7 +357,7 @@ fn put_record<'a>(
         }
     }
     rows.records.push(Some((feed_seq, write)));
-    state.pending.feed.push(FeedItem {
+    state.tell(|| FeedItem {
         feed_seq,
         kind: write.kind,
         source: FeedSource::Own,

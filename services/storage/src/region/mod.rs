@@ -58,7 +58,7 @@ const COMMITS_KEPT: usize = 1_024;
 /// What a commit changed, told to everybody who listens once it is on disk.
 #[derive(Clone, Debug, Default)]
 pub struct Committed {
-    /// New places in the feed, oldest first.
+    /// New places in the feed, oldest first; none while nobody is noted as a watcher.
     pub feed: Arc<[FeedItem]>,
     /// Streams this region writes that grew, and how far they go now.
     pub streams: Arc<[(StreamId, Position)]>,
@@ -335,6 +335,16 @@ impl Memory {
             watcher_set: None,
             disclosure_hash,
         })
+    }
+}
+
+impl State {
+    /// A new place in the feed, for those who watch; commits carry nothing for nobody. Who begins to
+    /// listen was noted as a watcher before, so that no commit falls between.
+    fn tell(&mut self, item: impl FnOnce() -> FeedItem) {
+        if self.memory.watcher_set.is_some() {
+            self.pending.feed.push(item());
+        }
     }
 }
 

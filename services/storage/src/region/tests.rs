@@ -91,13 +91,14 @@ async fn a_full_disk_is_told_loses_nothing_and_work_goes_on_when_there_is_space(
     let (store, writer) = Store::over(conn, &path, &region(), epoch()).await.unwrap();
     let thread = std::thread::spawn(move || writer.run());
     store.commit(commit(1, 100)).await.unwrap();
-    let mut commits = store.listen();
-    let full = store.commit(commit(2, 1_000_000)).await;
-    assert_eq!(full, Err(WriteError::DiskFull));
     let watcher = |n: i64| Watcher {
         device: DeviceId::mint(Timestamp::from_micros(n), &Zeros),
         purpose: Purpose::Duty,
     };
+    store.set_watchers(NOW, vec![watcher(0)]).await.unwrap();
+    let mut commits = store.listen();
+    let full = store.commit(commit(2, 1_000_000)).await;
+    assert_eq!(full, Err(WriteError::DiskFull));
     let many: Vec<_> = (0..9_000).map(watcher).collect();
     assert_eq!(store.set_watchers(NOW, many).await, Err(WriteError::DiskFull));
     // Small work still fits; nobody was told of what is not there; the lost set is not named.
@@ -109,7 +110,8 @@ async fn a_full_disk_is_told_loses_nothing_and_work_goes_on_when_there_is_space(
     let count = |table: &str| -> i64 {
         beside.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
     };
-    assert_eq!((count("record"), count("operation"), count("disclosure")), (2, 2, 0));
+    assert_eq!((count("record"), count("operation"), count("disclosure")), (2, 2, 1));
+    assert_eq!(count("disclosure WHERE set_no = 1"), 1);
     beside.execute_batch("DROP TABLE ballast").unwrap();
     assert_eq!(store.commit(commit(2, 1_000_000)).await, Ok(CommitVerdict::Done));
     assert_eq!(count("record"), 3);
