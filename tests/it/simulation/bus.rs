@@ -10,7 +10,11 @@ use super::oracle::Oracle;
 use super::region::Done;
 use domain::kernel::Timestamp;
 use domain::stream::StreamId;
-use std::collections::BTreeMap;
+use prost::Message as _;
+use proto::kernel::v1::SignedObject;
+use seal::key::sha256;
+use seal::signed::{self, SignedError};
+use std::collections::{BTreeMap, HashMap};
 
 /// Something that happens at its time.
 #[derive(Debug)]
@@ -107,9 +111,33 @@ pub(super) struct Bus {
     pub(super) options: Options,
     /// Counts everything that happened; two runs of one seed agree on it.
     pub(super) steps: u64,
+    pub(super) receipts: Verified<signed::Receipt>,
+    pub(super) heads: Verified<signed::Head>,
     queue: BTreeMap<(u64, u64), Event>,
     ticks: BTreeMap<(u64, u64), Event>,
     next: u64,
+}
+
+/// What was read of objects whose signatures were verified, by their SHA-256. Each comes to its readers by
+/// two gateways and again with each connection, and verifying takes most of a day's time.
+#[derive(Debug)]
+pub(super) struct Verified<T>(HashMap<[u8; 32], T>);
+
+impl<T: Clone> Verified<T> {
+    /// What the object says, verified now or before.
+    pub(super) fn read(
+        &mut self,
+        object: &SignedObject,
+        verify: impl FnOnce() -> Result<T, SignedError>,
+    ) -> Result<T, SignedError> {
+        let name = sha256(&object.encode_to_vec());
+        if let Some(known) = self.0.get(&name) {
+            return Ok(known.clone());
+        }
+        let read = verify()?;
+        self.0.insert(name, read.clone());
+        Ok(read)
+    }
 }
 
 impl Bus {
@@ -124,6 +152,8 @@ impl Bus {
             queue: BTreeMap::new(),
             ticks: BTreeMap::new(),
             next: 0,
+            receipts: Verified(HashMap::new()),
+            heads: Verified(HashMap::new()),
         }
     }
 

@@ -85,13 +85,26 @@ fn options(seed: u64, mode: Mode) -> Options {
     Options { seed, days: 1, mode, bad: None, trace: false }
 }
 
+/// A day for each seed, on two threads.
 fn days(mode: Mode, seeds: std::ops::Range<u64>) {
-    let mut all = Counts::default();
-    for seed in seeds {
-        match run(options(seed, mode)) {
-            Ok((counts, _)) => all.add(counts),
-            Err(broken) => panic!("{broken}"),
+    let each = |parity| {
+        let seeds = seeds.clone().filter(move |seed| seed % 2 == parity);
+        let mut all = Counts::default();
+        for seed in seeds {
+            match run(options(seed, mode)) {
+                Ok((counts, _)) => all.add(counts),
+                Err(broken) => panic!("{broken}"),
+            }
         }
+        all
+    };
+    let (mut all, odd) = std::thread::scope(|scope| {
+        let odd = scope.spawn(|| each(1));
+        (each(0), odd.join())
+    });
+    match odd {
+        Ok(odd) => all.add(odd),
+        Err(broken) => std::panic::resume_unwind(broken),
     }
     println!("{all:?}");
     // A run in which nothing happens proves nothing.

@@ -291,7 +291,8 @@ impl RegionNode {
 
     fn keep_receipt(&mut self, bus: &mut Bus, object: &SignedObject) {
         let Some(key) = self.key(object) else { return };
-        let Ok(receipt) = signed::Receipt::verify(object, &key) else {
+        let read = bus.receipts.read(object, || signed::Receipt::verify(object, &key));
+        let Ok(receipt) = read else {
             return bus.oracle.alarm(bus.now, "receipt", Reason::SignatureInvalid);
         };
         let signed::Receipt { stream, position, party, .. } = receipt;
@@ -310,7 +311,7 @@ impl RegionNode {
 
     fn head(&mut self, bus: &mut Bus, gateway: usize, object: &SignedObject) {
         let Some(key) = self.key(object) else { return };
-        match signed::Head::verify(object, &key) {
+        match bus.heads.read(object, || signed::Head::verify(object, &key)) {
             Ok(head) => self.heard(bus, gateway, head.stream, head.position),
             Err(_) => bus.oracle.alarm(bus.now, "head", Reason::SignatureInvalid),
         }
