@@ -179,8 +179,11 @@ fn decode(mut before: Position, mut run: Bytes) -> Option<Vec<OutboxEntry>> {
     Some(entries)
 }
 
-const RANGE: &str = "SELECT o.first_seq, o.h_before, o.entries FROM outbox o
-    JOIN stream s ON s.stream_no = o.stream_no WHERE s.stream_id = $1 AND o.last_seq > $2 AND o.first_seq <= $3
+// The last run that is wanted is the first that reaches to the last entry: without this bound each read
+// would go through all that comes after.
+const RANGE: &str = "SELECT o.first_seq, o.h_before, o.entries FROM stream s JOIN outbox o ON o.stream_no = s.stream_no
+    WHERE s.stream_id = $1 AND o.last_seq > $2 AND o.last_seq <= coalesce(
+      (SELECT min(r.last_seq) FROM outbox r WHERE r.stream_no = s.stream_no AND r.last_seq >= $3), $3)
     ORDER BY o.last_seq";
 
 /// Runs that were read last, one a stream: who reads a stream entry by entry, far behind its end, would

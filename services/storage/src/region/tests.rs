@@ -77,6 +77,21 @@ fn every_statement_of_the_readers_can_be_prepared() {
     }
 }
 
+#[test]
+fn a_range_of_the_outbox_is_read_without_what_comes_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let conn = sqlite::open_writer(&dir.path().join("store.sqlite"), MIGRATIONS).unwrap();
+    let plan = format!("EXPLAIN QUERY PLAN {}", outbox::STATEMENTS[0]);
+    let mut plan = conn.prepare(&plan).unwrap();
+    let bound = |row: &rusqlite::Row<'_>| {
+        let step: String = row.get("detail")?;
+        Ok(step.contains("SEARCH o ") && step.contains("last_seq>? AND last_seq<?"))
+    };
+    let steps: Vec<bool> =
+        plan.query_map([rusqlite::types::Null; 3], bound).unwrap().map(Result::unwrap).collect();
+    assert!(steps.contains(&true));
+}
+
 #[tokio::test]
 async fn a_full_disk_is_told_loses_nothing_and_work_goes_on_when_there_is_space() {
     let dir = tempfile::tempdir().unwrap();

@@ -72,6 +72,7 @@ async fn parked_entries_are_counted_and_the_stream_moves_on() {
 async fn a_late_lower_revision_is_history_whatever_lane_brought_it() {
     let world = World::new().await;
     let (alert, routine) = (stream("daluba", Lane::Alert), stream("daluba", Lane::Routine));
+    world.watched().await;
     let mut commits = world.store.listen();
     world.store.apply(range(&alert, 0, vec![view(1, 3, 3)])).await.unwrap();
     world.store.apply(range(&routine, 0, vec![view(1, 2, 2), view(1, 3, 4)])).await.unwrap();

@@ -203,6 +203,10 @@ async fn what_was_committed_is_told_once_it_is_on_disk() {
     let world = World::new().await;
     let of = stream("xiaonanhai", Lane::Routine);
     let mut commits = world.store.listen();
+    world.store.commit(commit(vec![write(2, 2, 1)])).await.unwrap();
+    assert_eq!(in_time(commits.recv()).await.unwrap().feed.len(), 0, "nobody watches");
+    world.watched().await;
+    let mut commits = world.store.listen();
     world.store.commit(commit(vec![shown(&of, 1, 1, 1)])).await.unwrap();
     let told = in_time(commits.recv()).await.unwrap();
     assert_eq!(told.feed.len(), 1);

@@ -6,7 +6,7 @@ use domain::kernel::{DeviceId, Lane, Purpose, Role};
 use domain::stream::StreamId;
 use rusqlite::Connection;
 use storage::region::{
-    Disclosure, EnrolVerdict, Enrolment, EnrolmentCode, ReceiptRow, Store, Watcher, issue_code,
+    Disclosure, EnrolVerdict, Enrolment, EnrolmentCode, ReceiptRow, Store, issue_code,
 };
 use storage::{OpenError, WriteError};
 
@@ -141,8 +141,7 @@ fn chained(world: &World) -> Vec<([u8; 32], [u8; 32])> {
 async fn every_look_is_chained_to_the_one_before() {
     let world = World::new().await;
     world.store.disclose(disclosure(1)).await.unwrap();
-    let watcher = Watcher { device: device(2), purpose: Purpose::Duty };
-    world.store.set_watchers(NOW, vec![watcher]).await.unwrap();
+    world.watched().await;
     world.store.commit(commit(vec![write(1, 1, 1), write(2, 2, 1)])).await.unwrap();
     let world = world.reopened().await;
     world.store.disclose(disclosure(2)).await.unwrap();
@@ -160,8 +159,7 @@ async fn every_look_is_chained_to_the_one_before() {
 #[tokio::test]
 async fn a_set_of_watchers_that_ends_is_named_no_more() {
     let world = World::new().await;
-    let watcher = Watcher { device: device(2), purpose: Purpose::Duty };
-    world.store.set_watchers(NOW, vec![watcher]).await.unwrap();
+    world.watched().await;
     world.store.set_watchers(NOW, Vec::new()).await.unwrap();
     world.store.commit(commit(vec![write(1, 1, 1)])).await.unwrap();
     assert_eq!(world.look::<i64>("SELECT count(*) FROM disclosure"), 0);

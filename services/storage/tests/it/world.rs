@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use domain::kernel::{
-    AgreementId, DeviceId, Entropy, Epoch, Kind, Lane, OperationId, RecordId, RegionId,
+    AgreementId, DeviceId, Entropy, Epoch, Kind, Lane, OperationId, Purpose, RecordId, RegionId,
     RetentionClass, Revision, Timestamp,
 };
 use domain::stream::{LastShown, Position, Shown, Standing, StreamId};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use storage::WriteError;
 use storage::region::{
     Base, Commit, CommitItem, InboxEntry, InboxItem, OperationOutcome, OperationRow, RecordWrite,
-    ShareWrite, Store, ViewRow,
+    ShareWrite, Store, ViewRow, Watcher,
 };
 
 /// 2026-07-01T00:00:00Z.
@@ -82,6 +82,12 @@ impl World {
         let path = dir.path().join("store.sqlite");
         let (store, writer) = Store::open(&path, &slug("xiaonanhai"), epoch()).await.expect("open");
         Self { dir, store, writer: std::thread::spawn(move || writer.run()) }
+    }
+
+    /// Notes a duty officer as a watcher.
+    pub(crate) async fn watched(&self) {
+        let watcher = Watcher { device: device(2), purpose: Purpose::Duty };
+        self.store.set_watchers(NOW, vec![watcher]).await.expect("written");
     }
 
     /// Closes the store in order, changes the file and opens it again.
