@@ -1,8 +1,7 @@
 //! Operations with a canary in every field that the contract calls personal or sensitive.
 
 use crate::harness::{event, sos};
-use cli::phone::Phone;
-use cli::phone::fresh;
+use cli::phone::{Phone, fresh};
 use domain::kernel::{Clock as _, Datum, Entropy as _, GeoPoint, RecordId};
 use domain::operation::{Change, Operation};
 use domain::patrol::{

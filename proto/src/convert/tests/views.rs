@@ -57,7 +57,10 @@ proptest! {
             prop_assert_eq!(shown.contains(&number), may && full.contains(&number), "{}", field);
         }
         prop_assert_eq!(sent.withheld_fields, view.withheld);
-        prop_assert_eq!(sent.meta.unwrap().author_ref, "");
+        let meta = sent.meta.unwrap();
+        prop_assert_eq!(&meta.author_ref, "");
+        let author_ref = pb::RecordMeta::from(&record.meta).author_ref;
+        prop_assert_eq!(pb::RecordMeta { author_ref, ..meta }, (&record.meta).into());
     }
 
     #[test]
