@@ -48,14 +48,13 @@ pub(crate) const REGION: &str = "SELECT s.stream_id, r.party, s.last_seq - r.seq
       (SELECT o.numbered_at FROM outbox o WHERE o.stream_no = s.stream_no ORDER BY o.last_seq LIMIT 1)
     FROM stream s ORDER BY 1, 2";
 
-/// In a gateway's store: since a segment was stored that begins after the receipt. One that the receipt
-/// cuts in two is younger than it looks, which an index can find; the other way would read all it holds.
+/// In a gateway's store: since a segment was stored.
 pub(crate) const GATEWAY: &str = "SELECT s.stream_id, r.party, s.last_seq - r.seq,
-      (SELECT g.stored_at FROM segment g WHERE g.stream_no = s.stream_no AND g.first_seq > r.seq ORDER BY g.first_seq LIMIT 1)
+      (SELECT g.stored_at FROM segment g WHERE g.stream_no = s.stream_no AND g.last_seq > r.seq ORDER BY g.last_seq LIMIT 1)
     FROM stream s JOIN receipt r ON r.stream_no = s.stream_no
     UNION ALL
     SELECT s.stream_id, NULL, s.last_seq,
-      (SELECT g.stored_at FROM segment g WHERE g.stream_no = s.stream_no ORDER BY g.first_seq LIMIT 1)
+      (SELECT g.stored_at FROM segment g WHERE g.stream_no = s.stream_no ORDER BY g.last_seq LIMIT 1)
     FROM stream s ORDER BY 1, 2";
 
 pub(crate) async fn read(

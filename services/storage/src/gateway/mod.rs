@@ -22,10 +22,16 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::broadcast;
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    sql: include_str!("../../migrations/sqlite/gateway/0001_create_gateway_tables.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        sql: include_str!("../../migrations/sqlite/gateway/0001_create_gateway_tables.sql"),
+    },
+    Migration {
+        number: 2,
+        sql: include_str!("../../migrations/sqlite/gateway/0002_find_segments_by_their_end.sql"),
+    },
+];
 
 /// Commits that a slow listener may be behind before it must read the store instead.
 const COMMITS_KEPT: usize = 128;
@@ -360,5 +366,25 @@ mod tests {
         for sql in [receipt::STATEMENTS, segment::STATEMENTS, &[depth::GATEWAY]].concat() {
             assert!(conn.prepare(sql).is_ok(), "{sql}");
         }
+    }
+
+    #[test]
+    fn no_look_at_segments_goes_through_all_of_a_stream() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = sqlite::open_writer(&dir.path().join("gateway.sqlite"), MIGRATIONS).unwrap();
+        let plan = |sql: &str| -> Vec<String> {
+            let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let none = vec![rusqlite::types::Null; plan.parameter_count()];
+            let steps = plan.query_map(rusqlite::params_from_iter(none), |row| row.get("detail"));
+            steps.unwrap().map(Result::unwrap).collect()
+        };
+        let through_all = |sql: &str| {
+            plan(sql).iter().any(|step| step.contains("segment") && !step.contains("last_seq"))
+        };
+        for sql in segment::LOOKS.iter().chain([&receipt::DROP]) {
+            assert!(!through_all(sql), "{sql}: {:?}", plan(sql));
+        }
+        // The control: what a look by where segments begin would cost.
+        assert!(through_all("SELECT 1 FROM segment WHERE stream_no = ?1 AND first_seq <= ?2"));
     }
 }

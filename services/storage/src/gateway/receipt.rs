@@ -41,6 +41,9 @@ const RECEIPTS: &str =
     "SELECT s.stream_id, r.party, r.seq, r.h, r.received_at, r.signed FROM receipt r
     JOIN stream s ON s.stream_no = r.stream_no ORDER BY r.stream_no, r.party";
 
+/// What every party has.
+pub(super) const DROP: &str = "DELETE FROM segment WHERE stream_no = ?1 AND last_seq <= ?2";
+
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[RECEIPTS, super::AGREEMENTS];
@@ -106,8 +109,7 @@ pub(super) fn keep(
         .map(|party| state.memory.receipts.get(&(number, party.clone())).map_or(0, |at| at.seq))
         .min()
         .unwrap_or(0);
-    conn.prepare_cached("DELETE FROM segment WHERE stream_no = ?1 AND last_seq <= ?2")?
-        .execute((number, int(all_have)))?;
+    conn.prepare_cached(DROP)?.execute((number, int(all_have)))?;
     state.pending.receipts.push(receipt.clone());
     Ok(ReceiptVerdict::Newer)
 }

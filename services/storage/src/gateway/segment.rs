@@ -69,9 +69,18 @@ pub struct StoredSegment {
 /// Segments read at a time; the driver reads ahead, and a segment may have a megabyte.
 const SEGMENTS_PER_READ_MAX: i64 = 16;
 const SEGMENTS: &str = "SELECT g.first_seq, g.last_seq, g.encoded FROM segment g JOIN stream s ON s.stream_no = g.stream_no
-    WHERE s.stream_id = $1 AND g.last_seq > $2 ORDER BY g.first_seq LIMIT $3";
+    WHERE s.stream_id = $1 AND g.last_seq > $2 ORDER BY g.last_seq LIMIT $3";
 const STREAMS: &str = "SELECT s.stream_id, s.last_seq, s.last_h, s.head,
-    (SELECT g.first_seq FROM segment g WHERE g.stream_no = s.stream_no ORDER BY g.first_seq LIMIT 1) FROM stream s ORDER BY s.stream_no";
+    (SELECT g.first_seq FROM segment g WHERE g.stream_no = s.stream_no ORDER BY g.last_seq LIMIT 1) FROM stream s ORDER BY s.stream_no";
+const BEHIND: &str = "SELECT first_seq, h_before, last_seq, h_after FROM segment
+    WHERE stream_no = ?1 AND last_seq > ?2 ORDER BY last_seq";
+const HASH_AFTER: &str = "SELECT h_after FROM segment WHERE stream_no = ?1 AND last_seq = ?2";
+const DROP_RANGE: &str =
+    "DELETE FROM segment WHERE stream_no = ?1 AND last_seq > ?2 AND last_seq <= ?3";
+
+/// Every statement that looks for segments; a test holds that none goes through all of a stream.
+#[cfg(test)]
+pub(super) const LOOKS: &[&str] = &[SEGMENTS, BEHIND, HASH_AFTER, DROP_RANGE];
 
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
@@ -188,16 +197,17 @@ fn refill(
     last: Position,
 ) -> rusqlite::Result<SegmentVerdict> {
     let number = number(state, conn, &segment.stream)?;
-    let overlapping = overlapping(conn, number, segment)?;
+    let Beside { overlapping, next } = beside(conn, number, segment)?;
     let end = segment.after.seq == last.seq && segment.after.h != last.h;
     if end || overlapping.iter().any(|held| differs(held, segment)) {
         return Ok(SegmentVerdict::Forked(last));
     }
     if packs(&overlapping, segment) {
-        conn.prepare_cached(
-            "DELETE FROM segment WHERE stream_no = ?1 AND first_seq > ?2 AND last_seq <= ?3",
-        )?
-        .execute((number, int(segment.before.seq), int(segment.after.seq)))?;
+        conn.prepare_cached(DROP_RANGE)?.execute((
+            number,
+            int(segment.before.seq),
+            int(segment.after.seq),
+        ))?;
         write_rows(conn, &mut vec![(number, segment)])?;
         state.pending.streams.insert(segment.stream.clone(), last);
         state.pending.segment(segment);
@@ -206,25 +216,15 @@ fn refill(
     if !overlapping.is_empty() {
         return Ok(SegmentVerdict::Known(last));
     }
-    let hash = |sql: &str, seq: u64| -> rusqlite::Result<Option<[u8; 32]>> {
-        conn.prepare_cached(sql)?.query_row((number, int(seq)), |row| row.get(0)).optional()
-    };
     let before = if segment.before.seq == 0 {
         Some(seal::chain::genesis(&segment.stream))
     } else {
-        hash(
-            "SELECT h_after FROM segment WHERE stream_no = ?1 AND last_seq = ?2",
-            segment.before.seq,
-        )?
+        conn.prepare_cached(HASH_AFTER)?
+            .query_row((number, int(segment.before.seq)), |row| row.get(0))
+            .optional()?
     };
-    let after = if segment.after.seq == last.seq {
-        Some(last.h)
-    } else {
-        hash(
-            "SELECT h_before FROM segment WHERE stream_no = ?1 AND first_seq = ?2",
-            segment.after.seq + 1,
-        )?
-    };
+    let after = if segment.after.seq == last.seq { Some(last) } else { next };
+    let after = after.filter(|at| at.seq == segment.after.seq).map(|at| at.h);
     let fits = |known: Option<[u8; 32]>, shown: [u8; 32]| known.is_none_or(|known| known == shown);
     if !fits(before, segment.before.h) || !fits(after, segment.after.h) {
         return Ok(SegmentVerdict::Forked(last));
@@ -239,21 +239,26 @@ fn refill(
     Ok(SegmentVerdict::Stored(last))
 }
 
-/// Where segments that are held begin and end, as far as they share an entry with this one.
-fn overlapping(
-    conn: &Connection,
-    number: i64,
-    segment: &SegmentWrite,
-) -> rusqlite::Result<Vec<(Position, Position)>> {
-    conn.prepare_cached(
-        "SELECT first_seq - 1, h_before, last_seq, h_after FROM segment
-         WHERE stream_no = ?1 AND first_seq <= ?3 AND last_seq >= ?2 ORDER BY first_seq",
-    )?
-    .query_map((number, int(segment.before.seq + 1), int(segment.after.seq)), |row| {
-        let before = Position { seq: uint(row.get(0)?), h: row.get(1)? };
-        Ok((before, Position { seq: uint(row.get(2)?), h: row.get(3)? }))
-    })?
-    .collect()
+/// What is held beside a range.
+struct Beside {
+    /// Where the segments begin and end that share an entry with it.
+    overlapping: Vec<(Position, Position)>,
+    /// Where the first segment behind it begins.
+    next: Option<Position>,
+}
+
+fn beside(conn: &Connection, number: i64, segment: &SegmentWrite) -> rusqlite::Result<Beside> {
+    let mut statement = conn.prepare_cached(BEHIND)?;
+    let mut rows = statement.query((number, int(segment.before.seq)))?;
+    let mut overlapping = Vec::new();
+    while let Some(row) = rows.next()? {
+        let before = Position { seq: uint(row.get(0)?) - 1, h: row.get(1)? };
+        if before.seq >= segment.after.seq {
+            return Ok(Beside { overlapping, next: Some(before) });
+        }
+        overlapping.push((before, Position { seq: uint(row.get(2)?), h: row.get(3)? }));
+    }
+    Ok(Beside { overlapping, next: None })
 }
 
 /// Whether the range is several that are held, packed as one: they follow one another, and lead from the
@@ -287,7 +292,7 @@ fn number(state: &mut State, conn: &Connection, stream: &StreamId) -> rusqlite::
 }
 
 static SEGMENT: LazyLock<Insert> = LazyLock::new(|| {
-    let head = "INSERT INTO segment (stream_no, first_seq, last_seq, h_before, h_after, encoded, stored_at)";
+    let head = "INSERT INTO segment (stream_no, last_seq, first_seq, h_before, h_after, stored_at, encoded)";
     Insert::new(head, 7, "")
 });
 
@@ -297,12 +302,12 @@ type Row<'a> = (i64, &'a SegmentWrite);
 fn write_rows(conn: &Connection, rows: &mut Vec<Row<'_>>) -> rusqlite::Result<()> {
     SEGMENT.write(conn, rows, |(number, segment), to| {
         to.put(number)?;
-        to.put(int(segment.before.seq + 1))?;
         to.put(int(segment.after.seq))?;
+        to.put(int(segment.before.seq + 1))?;
         to.put(segment.before.h.as_slice())?;
         to.put(segment.after.h.as_slice())?;
-        to.put(segment.encoded.as_ref())?;
-        to.put(segment.now.micros())
+        to.put(segment.now.micros())?;
+        to.put(segment.encoded.as_ref())
     })?;
     rows.clear();
     Ok(())
