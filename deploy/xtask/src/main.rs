@@ -87,9 +87,10 @@ fn demo(arguments: &[&str]) -> ExitCode {
     }
 }
 
-/// The workspace's root.
+/// The workspace's root: where cargo runs this, which a moved target folder does not know.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let own = std::env::var_os("CARGO_MANIFEST_DIR");
+    Path::new(&own.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()))
         .ancestors()
         .nth(2)
         .expect("deploy/xtask lies two below")
