@@ -7,6 +7,7 @@ use domain::kernel::{
     AgreementId, Clock as _, Entropy as _, Epoch, GatewayId, Lane, LinkageId, Purpose, Reason,
     RegionId, Timestamp,
 };
+use domain::outline::Outline;
 use domain::stream::{Position, StreamId};
 use gateway::{Config, Gateway, ServerError};
 use prost::Message as _;
@@ -142,6 +143,7 @@ impl World {
             sealing_key: keys.sealing.public(),
             authority_certificate: keys.authority.certificate_der().to_vec(),
             endpoint: String::new(),
+            outline: Outline::default(),
         });
         let gateway = ListedGateway {
             gateway_id: gateway_id(),
@@ -192,16 +194,11 @@ impl World {
             form: AgreementForm::Agreement,
             title: "平安边界".to_owned(),
             parties: parties.iter().map(pinned).collect(),
-            clauses: vec![Clause {
-                grant: Grant::Sos,
-                categories: Vec::new(),
-                min_level: None,
-                release: Release::AtOnce,
-                fields: Vec::new(),
-            }],
+            clauses: vec![Clause::whole(Grant::Sos, Release::AtOnce)],
             purposes: vec![Purpose::Duty],
             started_at: now().plus_days(-1),
             ended_at: now().plus_days(30),
+            retention_days: None,
             sha256: [0; 32],
         };
         let body = convert::agreement::encode(&agreement);

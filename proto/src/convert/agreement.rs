@@ -2,10 +2,10 @@
 
 use super::kernel::{encode_id, encode_time};
 use super::patrol::CATEGORY_BYTES_MAX;
-use super::{Door, Path, Rules, Violations};
+use super::{Door, Path, Rules, Violations, outline};
 use crate::agreement::v1 as pb;
 use bytes::Bytes;
-use domain::agreement::{Agreement, Clause, Party};
+use domain::agreement::{Agreement, Area, Clause, Party, Precision, Zone};
 use domain::kernel::AgreementId;
 use prost::Message;
 
@@ -25,6 +25,19 @@ pub const FIELDS_MAX: usize = 64;
 pub const FIELD_BYTES_MAX: usize = 64;
 /// Purposes.
 pub const PURPOSES_MAX: usize = 8;
+
+/// Zones of one clause.
+pub const ZONES_MAX: usize = 16;
+/// Bytes of the name of a zone.
+pub const ZONE_BYTES_MAX: usize = 64;
+/// Places of one clause.
+pub const PLACES_MAX: usize = 64;
+/// Bytes of the name of a place.
+pub const PLACE_BYTES_MAX: usize = 64;
+/// Metres around a party.
+pub const NEAR_M_MAX: u32 = 50_000;
+/// Days that a view is kept.
+pub const RETENTION_DAYS_MAX: u32 = 3_650;
 
 /// The body that the parties sign.
 pub fn encode(agreement: &Agreement) -> Bytes {
@@ -59,6 +72,7 @@ fn agreement(
         purposes,
         start_time,
         end_time,
+        retention_days,
     } = agreement;
     let agreement_id = door.id(at.field("agreement_id"), &agreement_id, AgreementId::from_slice);
     let version = door.number(at.field("version"), version, 1..=u32::MAX);
@@ -74,6 +88,8 @@ fn agreement(
     let purposes = door.list(at.field("purposes"), purposes, 1..=PURPOSES_MAX, Door::code);
     let started_at = door.time(at.field("start_time"), start_time);
     let ended_at = door.time(at.field("end_time"), end_time);
+    let retention_days =
+        door.number(at.field("retention_days"), retention_days, 0..=RETENTION_DAYS_MAX);
     if let (Some(start), Some(end)) = (started_at, ended_at)
         && end <= start
     {
@@ -89,6 +105,7 @@ fn agreement(
         purposes: purposes?,
         started_at: started_at?,
         ended_at: ended_at?,
+        retention_days: Some(retention_days?).filter(|days| *days > 0),
         sha256,
     })
 }
@@ -101,7 +118,7 @@ fn party(door: &mut Door, at: Path<'_>, party: pb::Party) -> Option<Party> {
 }
 
 fn clause(door: &mut Door, at: Path<'_>, clause: pb::Clause) -> Option<Clause> {
-    let pb::Clause { grant, categories, min_level, release, fields } = clause;
+    let pb::Clause { grant, categories, min_level, release, fields, area, precision } = clause;
     let grant = door.code(at.field("grant"), grant);
     let categories =
         door.list(at.field("categories"), categories, 0..=CATEGORIES_MAX, |door, at, category| {
@@ -112,13 +129,45 @@ fn clause(door: &mut Door, at: Path<'_>, clause: pb::Clause) -> Option<Clause> {
     let fields = door.list(at.field("fields"), fields, 0..=FIELDS_MAX, |door, at, field| {
         door.text(at, field, 1..=FIELD_BYTES_MAX)
     });
+    let area = match area {
+        None => Some(Area::Everywhere),
+        Some(area) => self::area(door, at.field("area"), area),
+    };
+    let precision = door.optional_code(at.field("precision"), precision);
     Some(Clause {
         grant: grant?,
         categories: categories?,
         min_level: min_level?,
         release: release?,
         fields: fields?,
+        area: area?,
+        precision: precision?.unwrap_or(Precision::Exact),
     })
+}
+
+fn area(door: &mut Door, at: Path<'_>, area: pb::Area) -> Option<Area> {
+    let pb::Area { zones, near_parties_m, places } = area;
+    match (zones.is_empty(), near_parties_m, places.is_empty()) {
+        (false, 0, true) => {
+            door.list(at.field("zones"), zones, 1..=ZONES_MAX, zone).map(Area::Zones)
+        }
+        (true, 1.., true) => door
+            .number(at.field("near_parties_m"), near_parties_m, 1..=NEAR_M_MAX)
+            .map(Area::NearParties),
+        (true, 0, false) => door
+            .list(at.field("places"), places, 1..=PLACES_MAX, |door, at, place| {
+                door.text(at, place, 1..=PLACE_BYTES_MAX)
+            })
+            .map(Area::Places),
+        _ => door.refuse(at, "must be exactly one of zones, near_parties_m and places"),
+    }
+}
+
+fn zone(door: &mut Door, at: Path<'_>, zone: pb::Zone) -> Option<Zone> {
+    let pb::Zone { name, rings } = zone;
+    let name = door.text(at.field("name"), name, 1..=ZONE_BYTES_MAX);
+    let outline = outline::outline(door, at.field("rings"), rings, 1);
+    Some(Zone { name: name?, outline: outline? })
 }
 
 impl From<&Agreement> for pb::Agreement {
@@ -133,6 +182,7 @@ impl From<&Agreement> for pb::Agreement {
             purposes,
             started_at,
             ended_at,
+            retention_days,
             sha256: _,
         } = agreement;
         Self {
@@ -145,6 +195,7 @@ impl From<&Agreement> for pb::Agreement {
             purposes: purposes.iter().map(|purpose| purpose.code()).collect(),
             start_time: Some(encode_time(*started_at)),
             end_time: Some(encode_time(*ended_at)),
+            retention_days: retention_days.unwrap_or(0),
         }
     }
 }
@@ -161,13 +212,27 @@ impl From<&Party> for pb::Party {
 
 impl From<&Clause> for pb::Clause {
     fn from(clause: &Clause) -> Self {
-        let Clause { grant, categories, min_level, release, fields } = clause;
+        let Clause { grant, categories, min_level, release, fields, area, precision } = clause;
         Self {
             grant: grant.code(),
             categories: categories.clone(),
             min_level: min_level.map_or(0, |level| level.code()),
             release: release.code(),
             fields: fields.clone(),
+            area: encode_area(area),
+            precision: precision.code(),
         }
     }
+}
+
+fn encode_area(area: &Area) -> Option<pb::Area> {
+    let zone =
+        |zone: &Zone| pb::Zone { name: zone.name.clone(), rings: outline::encode(&zone.outline) };
+    let none = pb::Area::default();
+    Some(match area {
+        Area::Everywhere => return None,
+        Area::Zones(zones) => pb::Area { zones: zones.iter().map(zone).collect(), ..none },
+        Area::NearParties(metres) => pb::Area { near_parties_m: *metres, ..none },
+        Area::Places(places) => pb::Area { places: places.clone(), ..none },
+    })
 }

@@ -1,7 +1,7 @@
 //! The linkage, as its authority signed it.
 
 use super::kernel::encode_time;
-use super::{Door, Path, Rules, Violations};
+use super::{Door, Path, Rules, Violations, outline};
 use crate::directory::v1 as pb;
 use bytes::Bytes;
 use domain::directory::{Directory, DivisionCode, Gateway, Region};
@@ -90,6 +90,7 @@ fn region(door: &mut Door, at: Path<'_>, region: pb::Region) -> Option<Region> {
         sealing_key,
         authority_certificate,
         endpoint,
+        outline: rings,
     } = region;
     let region_id = door.slug(at.field("region_id"), &region_id);
     let level = door.code(at.field("level"), level);
@@ -104,6 +105,7 @@ fn region(door: &mut Door, at: Path<'_>, region: pb::Region) -> Option<Region> {
     let sealing_key = door.array(at.field("sealing_key"), &sealing_key);
     let certificate = certificate(door, at.field("authority_certificate"), authority_certificate);
     let endpoint = self::endpoint(door, at.field("endpoint"), endpoint, 0);
+    let outline = outline::outline(door, at.field("outline"), rings, 0);
     Some(Region {
         region_id: region_id?,
         level: level?,
@@ -115,6 +117,7 @@ fn region(door: &mut Door, at: Path<'_>, region: pb::Region) -> Option<Region> {
         sealing_key: sealing_key?,
         authority_certificate: certificate?,
         endpoint: endpoint?,
+        outline: outline?,
     })
 }
 
@@ -182,6 +185,7 @@ impl From<&Region> for pb::Region {
             sealing_key,
             authority_certificate,
             endpoint,
+            outline,
         } = region;
         Self {
             region_id: region_id.as_str().to_owned(),
@@ -194,6 +198,7 @@ impl From<&Region> for pb::Region {
             sealing_key: Bytes::copy_from_slice(sealing_key),
             authority_certificate: Bytes::copy_from_slice(authority_certificate),
             endpoint: endpoint.clone(),
+            outline: outline::encode(outline),
         }
     }
 }

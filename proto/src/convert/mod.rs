@@ -15,6 +15,7 @@ mod door;
 pub mod entry;
 pub mod kernel;
 pub mod operation;
+pub mod outline;
 pub mod patrol;
 pub mod record;
 pub mod risk;

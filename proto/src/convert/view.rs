@@ -108,12 +108,25 @@ impl<'a> Outgoing<'a> {
     /// The entry of a view of the record: a [`pb::View`] with every field cleared that the view does
     /// not show, in a [`crate::exchange::v1::Entry`].
     pub fn entry(&self, view: &View) -> Bytes {
-        let View { share_n, last, unverified, lane: _, fields, withheld } = view;
-        let payload = shown(&self.record.body, &self.payload, fields);
+        let View { share_n, last, unverified, lane: _, fields, withheld, body, expires_at } = view;
+        let payload = match body {
+            None => shown(&self.record.body, &self.payload, fields),
+            Some(coarse) => shown(coarse, &super::body::encode(coarse), fields),
+        };
+        let sooner;
+        let meta = if *expires_at == self.record.meta.expires_at {
+            &self.meta
+        } else {
+            let mut meta = pb::RecordMeta::from(&self.record.meta);
+            meta.author_ref.clear();
+            meta.expire_time = Some(kernel::encode_time(*expires_at));
+            sooner = meta.encode_to_vec();
+            &sooner
+        };
         let withheld_fields = withheld.iter().map(|&field| field.to_owned()).collect();
         let (share_n, last, unverified) = (*share_n, *last, *unverified);
         let rest = ViewRest { share_n, last, unverified, withheld_fields };
-        splice(Some(ENTRY_VIEW), &[(1, &self.meta), (2, &payload)], &rest)
+        splice(Some(ENTRY_VIEW), &[(1, meta), (2, &payload)], &rest)
     }
 }
 

@@ -45,6 +45,10 @@ pub struct Region {
     /// Address of its server, host:port, 0 to 259 bytes; empty where it only dials out.
     #[prost(string, tag = "10")]
     pub endpoint: ::prost::alloc::string::String,
+    /// Its area, at most 64 rings of 4,096 corners in all: what an odd number of rings surrounds; none where
+    /// nobody has drawn it.
+    #[prost(message, repeated, tag = "11")]
+    pub outline: ::prost::alloc::vec::Vec<super::super::kernel::v1::Ring>,
 }
 /// A gateway of the linkage.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -197,7 +201,7 @@ pub struct ListRegionsRequest {
 /// A page of regions, by id.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListRegionsResponse {
-    /// The page.
+    /// The page, without outlines.
     #[prost(message, repeated, tag = "1")]
     pub regions: ::prost::alloc::vec::Vec<Region>,
     /// Of the next page; empty at the end.

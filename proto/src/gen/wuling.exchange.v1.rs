@@ -244,6 +244,8 @@ pub enum LeaveReason {
     Sensitivity = 2,
     /// Its approval was taken back.
     Approval = 3,
+    /// It does not lie where the agreement holds.
+    Place = 4,
 }
 impl LeaveReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -256,6 +258,7 @@ impl LeaveReason {
             Self::Category => "LEAVE_REASON_CATEGORY",
             Self::Sensitivity => "LEAVE_REASON_SENSITIVITY",
             Self::Approval => "LEAVE_REASON_APPROVAL",
+            Self::Place => "LEAVE_REASON_PLACE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -265,6 +268,7 @@ impl LeaveReason {
             "LEAVE_REASON_CATEGORY" => Some(Self::Category),
             "LEAVE_REASON_SENSITIVITY" => Some(Self::Sensitivity),
             "LEAVE_REASON_APPROVAL" => Some(Self::Approval),
+            "LEAVE_REASON_PLACE" => Some(Self::Place),
             _ => None,
         }
     }

@@ -76,6 +76,16 @@ pub struct GeoPoint {
     #[prost(float, optional, tag = "6")]
     pub altitude_m: ::core::option::Option<f32>,
 }
+/// A ring on the ground, WGS-84: the first corner, then steps from corner to corner. It closes by itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ring {
+    /// Steps east in units of 1e-7 degrees, 3 to 4,096; each corner lies at -180 to 180 degrees.
+    #[prost(sint32, repeated, tag = "1")]
+    pub lon_delta_e7: ::prost::alloc::vec::Vec<i32>,
+    /// Steps north in units of 1e-7 degrees, as many; each corner lies at -90 to 90 degrees.
+    #[prost(sint32, repeated, tag = "2")]
+    pub lat_delta_e7: ::prost::alloc::vec::Vec<i32>,
+}
 /// The key of the same thing in a system that existed before.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExternalRef {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use cli::linkage::{self, RegionSpec, Terms};
 use cli::phone::{self, Phone};
-use cli::{bench, demo};
+use cli::{bench, demo, geojson};
 use device::Draft;
 use domain::agreement::{AgreementForm, Clause, Grant, Release};
 use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
@@ -12,6 +12,7 @@ use domain::kernel::{
     Clock as _, Datum, FixSource, GatewayId, GeoPoint, LinkageId, Purpose, RegionId, Role,
 };
 use domain::operation::Change;
+use domain::outline::Outline;
 use domain::risk::{Event, EventSource, EventState, category};
 use prost::Message as _;
 use proto::kernel::v1::SignedObject;
@@ -182,6 +183,9 @@ struct RegionInit {
     /// The region above it
     #[arg(long)]
     superior: Option<RegionId>,
+    /// Its area: a GeoJSON Polygon, MultiPolygon or Feature of one, WGS-84
+    #[arg(long)]
+    outline: Option<PathBuf>,
     /// Where to write the card
     #[arg(long)]
     card: PathBuf,
@@ -378,6 +382,7 @@ async fn region(word: RegionWord) -> Result<()> {
                 name_en: init.name_en,
                 superior: init.superior,
                 endpoint: String::new(),
+                outline: init.outline.as_deref().map(outline).transpose()?.unwrap_or_default(),
             };
             let made =
                 linkage::init_region(&init.data, &init.linkage, spec, now, &SystemEntropy).await?;
@@ -392,6 +397,13 @@ async fn region(word: RegionWord) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn outline(path: &Path) -> Result<Outline> {
+    let text = std::fs::read_to_string(path);
+    text.map_err(Into::into)
+        .and_then(|text| geojson::outline(&text))
+        .with_context(|| format!("{} is no outline", path.display()))
 }
 
 fn division(text: &str) -> Result<DivisionCode> {
@@ -430,14 +442,10 @@ fn agreement(word: AgreementWord) -> Result<()> {
 
 fn clause(text: &str) -> Result<Clause> {
     let (grant, release) = text.split_once(':').context("--clause is GRANT:RELEASE")?;
-    Ok(Clause {
-        grant: Grant::from_name(grant).with_context(|| format!("`{grant}` is no grant"))?,
-        categories: Vec::new(),
-        min_level: None,
-        release: Release::from_name(release)
-            .with_context(|| format!("`{release}` is no release"))?,
-        fields: Vec::new(),
-    })
+    let grant = Grant::from_name(grant).with_context(|| format!("`{grant}` is no grant"))?;
+    let release =
+        Release::from_name(release).with_context(|| format!("`{release}` is no release"))?;
+    Ok(Clause::whole(grant, release))
 }
 
 fn read_agreement(path: &Path) -> Result<SignedObject> {

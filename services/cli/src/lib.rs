@@ -10,5 +10,6 @@
 pub mod bench;
 pub mod client;
 pub mod demo;
+pub mod geojson;
 pub mod linkage;
 pub mod phone;

@@ -10,6 +10,7 @@ use domain::directory::{Directory, DivisionCode, Gateway, Region, RegionLevel};
 use domain::kernel::{
     AgreementId, Entropy, Epoch, GatewayId, LinkageId, Purpose, RegionId, Role, Timestamp,
 };
+use domain::outline::Outline;
 use prost::Message as _;
 use proto::convert;
 use proto::directory::v1 as pb;
@@ -47,6 +48,8 @@ pub struct RegionSpec {
     pub superior: Option<RegionId>,
     /// host:port under which phones reach it; may be empty.
     pub endpoint: String,
+    /// Its area, as far as it is drawn.
+    pub outline: Outline,
 }
 
 /// Makes an authority: root key, directory key, an empty directory.
@@ -168,6 +171,7 @@ pub async fn init_region(
         sealing_key: sealing.public(),
         authority_certificate: authority.certificate_der().to_vec(),
         endpoint: spec.endpoint,
+        outline: spec.outline,
     })
 }
 
@@ -251,6 +255,7 @@ pub fn propose(
         purposes: terms.purposes,
         started_at: now,
         ended_at: now.plus_days(terms.days),
+        retention_days: None,
         sha256: [0; 32],
     };
     let body = convert::agreement::encode(&agreement);

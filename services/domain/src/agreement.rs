@@ -2,6 +2,7 @@
 
 use crate::code_table;
 use crate::kernel::{AgreementId, EmergencyLevel, Purpose, RegionId, Timestamp};
+use crate::outline::Outline;
 
 code_table! {
     /// What kind of agreement it is.
@@ -39,6 +40,42 @@ code_table! {
     }
 }
 
+code_table! {
+    /// How exactly places on the ground leave.
+    Precision {
+        /// As they were measured.
+        Exact = 1 "EXACT",
+        /// To a grid of a thousandth of a degree, about 100 m.
+        HundredMetres = 2 "100_M",
+        /// To a grid of a hundredth of a degree, about 1 km.
+        Kilometre = 3 "1_KM",
+        /// The middle of the township, else of the county; places in words do not leave.
+        Township = 4 "TOWNSHIP",
+    }
+}
+
+/// Where a clause holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// Everywhere.
+    Everywhere,
+    /// In one of these zones.
+    Zones(Vec<Zone>),
+    /// In the area of another party, or no further from its boundary than so many metres.
+    NearParties(u32),
+    /// Where the place in words holds one of these names.
+    Places(Vec<String>),
+}
+
+/// An area that an agreement draws.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// Its name.
+    pub name: String,
+    /// Its edge.
+    pub outline: Outline,
+}
+
 /// One line of the view rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clause {
@@ -52,6 +89,25 @@ pub struct Clause {
     pub release: Release,
     /// Fields that may leave, in proto names; empty means those of the grant.
     pub fields: Vec<String>,
+    /// Where it holds.
+    pub area: Area,
+    /// How exactly places on the ground leave.
+    pub precision: Precision,
+}
+
+impl Clause {
+    /// A clause that lets all of its grant leave, from everywhere, as it is.
+    pub const fn whole(grant: Grant, release: Release) -> Self {
+        Self {
+            grant,
+            categories: Vec::new(),
+            min_level: None,
+            release,
+            fields: Vec::new(),
+            area: Area::Everywhere,
+            precision: Precision::Exact,
+        }
+    }
 }
 
 /// A party, pinned by its key.
@@ -84,6 +140,8 @@ pub struct Agreement {
     pub started_at: Timestamp,
     /// In force until, by the origin's clock at numbering.
     pub ended_at: Timestamp,
+    /// Days that parties keep a view after it was shown, where the record is kept for longer.
+    pub retention_days: Option<u32>,
     /// SHA-256 of the signed bytes.
     pub sha256: [u8; 32],
 }

@@ -1,7 +1,8 @@
 //! Who is in the linkage.
 
 use crate::code_table;
-use crate::kernel::{GatewayId, LinkageId, RegionId, Timestamp};
+use crate::kernel::{GatewayId, GeoPoint, LinkageId, RegionId, Timestamp};
+use crate::outline::Outline;
 use std::collections::BTreeMap;
 
 code_table! {
@@ -60,6 +61,8 @@ pub struct Region {
     pub authority_certificate: Vec<u8>,
     /// host:port; empty where it only dials out.
     pub endpoint: String,
+    /// Its area, as far as it is drawn.
+    pub outline: Outline,
 }
 
 /// A gateway of the linkage.
@@ -92,5 +95,11 @@ impl Directory {
     /// The district of a region: its superior, or itself where it is at the top.
     pub fn district<'a>(&'a self, region: &'a RegionId) -> &'a RegionId {
         self.regions.get(region).and_then(|r| r.superior.as_ref()).unwrap_or(region)
+    }
+
+    /// The region in whose area a place lies: a township before its county.
+    pub fn locate(&self, place: &GeoPoint) -> Option<&Region> {
+        let around = self.regions.values().filter(|region| region.outline.contains(place));
+        around.min_by_key(|region| region.level)
     }
 }

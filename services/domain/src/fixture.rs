@@ -3,9 +3,10 @@
 use crate::agreement::{Agreement, AgreementForm, Clause, Grant, Party, Release};
 use crate::directory::{Directory, Region, RegionLevel};
 use crate::kernel::{
-    AgreementId, Datum, EmergencyLevel, Entropy, Epoch, LinkageId, Purpose, RecordId, RegionId,
-    Revision, Sensitivity, Timestamp,
+    AgreementId, Datum, EmergencyLevel, Entropy, Epoch, FixSource, GeoPoint, LinkageId, Purpose,
+    RecordId, RegionId, Revision, Sensitivity, Timestamp,
 };
+use crate::outline::{Corner, Outline};
 use crate::patrol::{
     CheckIn, CheckInMethod, Observation, Patrol, PatrolState, Shift, ShiftState, SosAlert,
     SosState, SosTrigger, TrackBatch,
@@ -13,6 +14,7 @@ use crate::patrol::{
 use crate::record::{Body, Record, RecordMeta};
 use crate::risk::{Event, EventDomain, EventSource, EventState};
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// 2026-07-01T00:00:00Z.
 pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_782_864_000_000_000);
@@ -136,6 +138,35 @@ pub(crate) fn sos() -> SosAlert {
     }
 }
 
+/// A place that was measured well.
+pub(crate) fn point(lon: f64, lat: f64) -> GeoPoint {
+    let source = Some(FixSource::Gnss);
+    GeoPoint { lon, lat, accuracy_m: 5.0, datum: Datum::Wgs84, source, altitude_m: Some(700.0) }
+}
+
+/// Counties and townships as they are drawn in the demo's data.
+pub(crate) fn outlines() -> Vec<(RegionId, Outline)> {
+    let mut rings: Vec<(&str, &str, Vec<Corner>)> = Vec::new();
+    for line in include_str!("../../cli/data/outlines.csv").lines().skip(1) {
+        let mut cells = line.split(',');
+        let (Some(id), Some(ring)) = (cells.next(), cells.next()) else { panic!("{line}") };
+        let mut e7 = || -> i32 {
+            let degrees: f64 = cells.next().expect("two numbers").parse().expect("a number");
+            (degrees * 1e7).round() as i32
+        };
+        let corner = Corner { lon_e7: e7(), lat_e7: e7() };
+        match rings.last_mut() {
+            Some((of, last, corners)) if *of == id && *last == ring => corners.push(corner),
+            _ => rings.push((id, ring, vec![corner])),
+        }
+    }
+    let regions = rings.chunk_by(|one, next| one.0 == next.0);
+    let outline = |rings: &[(&str, &str, Vec<Corner>)]| {
+        (region(rings[0].0), Outline::new(rings.iter().map(|(_, _, ring)| ring.clone()).collect()))
+    };
+    regions.map(outline).collect()
+}
+
 /// A record of `xiaonanhai`, taken a minute ago.
 pub(crate) fn record(body: Body) -> Record {
     let kind = body.kind();
@@ -165,13 +196,7 @@ pub(crate) fn record(body: Body) -> Record {
 
 /// A clause that lets all of its grant leave at once.
 pub(crate) fn clause(grant: Grant) -> Clause {
-    Clause {
-        grant,
-        categories: Vec::new(),
-        min_level: None,
-        release: Release::AtOnce,
-        fields: Vec::new(),
-    }
+    Clause::whole(grant, Release::AtOnce)
 }
 
 /// An agreement in force between the regions.
@@ -189,11 +214,15 @@ pub(crate) fn agreement(parties: &[&str], clauses: Vec<Clause>) -> Agreement {
         purposes: vec![Purpose::Duty],
         started_at: NOW.plus_days(-10),
         ended_at: NOW.plus_days(10),
+        retention_days: None,
         sha256: [0; 32],
     }
 }
 
-/// `xiaonanhai` and `zhoubai` in `qianjiang`, `daluba` in `xianfeng`.
+static OUTLINES: LazyLock<BTreeMap<String, Outline>> =
+    LazyLock::new(|| outlines().into_iter().map(|(id, it)| (id.to_string(), it)).collect());
+
+/// `xiaonanhai` and `zhoubai` in `qianjiang`, `daluba` in `xianfeng`; nobody has drawn `daluba`.
 pub(crate) fn directory() -> Directory {
     let rows = [
         ("qianjiang", None),
@@ -216,6 +245,7 @@ pub(crate) fn directory() -> Directory {
             sealing_key: [0; 32],
             authority_certificate: Vec::new(),
             endpoint: String::new(),
+            outline: OUTLINES.get(slug).cloned().unwrap_or_default(),
         };
         (region_id, found)
     });

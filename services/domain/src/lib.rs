@@ -24,6 +24,7 @@ pub mod directory;
 pub mod guard;
 pub mod kernel;
 pub mod operation;
+pub mod outline;
 pub mod patrol;
 pub mod record;
 pub mod risk;

@@ -1,8 +1,8 @@
 //! A record: what is the same for every kind, and a body.
 
 use crate::kernel::{
-    DeviceId, EmergencyLevel, Kind, RecordId, RegionId, RetentionClass, Revision, Sensitivity,
-    Timestamp,
+    DeviceId, EmergencyLevel, GeoPoint, Kind, RecordId, RegionId, RetentionClass, Revision,
+    Sensitivity, Timestamp,
 };
 use crate::patrol::{CheckIn, Observation, Patrol, Shift, SosAlert, TrackBatch};
 use crate::risk::Event;
@@ -145,6 +145,48 @@ impl Body {
             | Self::TrackBatch(_)
             | Self::Observation(_)
             | Self::SosAlert(_) => true,
+        }
+    }
+
+    /// Where it is on the ground, as far as that is known, by proto field; the best comes first.
+    pub fn points(&self) -> impl Iterator<Item = (&'static str, &GeoPoint)> {
+        let (point, last_known) = match self {
+            Self::CheckIn(check_in) => (&check_in.point, &None),
+            Self::Observation(observation) => (&observation.point, &None),
+            Self::Event(event) => (&event.point, &None),
+            Self::SosAlert(sos) => (&sos.point, &sos.last_known),
+            Self::Shift(_) | Self::Patrol(_) | Self::TrackBatch(_) => (&None, &None),
+        };
+        let point = point.as_ref().map(|point| ("point", point));
+        point.into_iter().chain(last_known.as_ref().map(|point| ("last_known", point)))
+    }
+
+    /// The same with every place on the ground put elsewhere, or taken out. A track, which is nothing but
+    /// places, is left as it is: no grant covers it.
+    pub fn with_points(&self, put: impl Fn(&GeoPoint) -> Option<GeoPoint>) -> Self {
+        let put = |point: &Option<GeoPoint>| point.as_ref().and_then(&put);
+        match self {
+            Self::CheckIn(it) => Self::CheckIn(CheckIn { point: put(&it.point), ..it.clone() }),
+            Self::Observation(it) => {
+                Self::Observation(Observation { point: put(&it.point), ..it.clone() })
+            }
+            Self::Event(it) => Self::Event(Event { point: put(&it.point), ..it.clone() }),
+            Self::SosAlert(it) => Self::SosAlert(SosAlert {
+                point: put(&it.point),
+                last_known: put(&it.last_known),
+                ..it.clone()
+            }),
+            Self::Shift(_) | Self::Patrol(_) | Self::TrackBatch(_) => self.clone(),
+        }
+    }
+
+    /// Where it is in words, by proto field, where the kind says so.
+    pub fn place(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Patrol(patrol) => Some(("route", &patrol.route)),
+            Self::CheckIn(check_in) => Some(("checkpoint", &check_in.checkpoint)),
+            Self::Event(event) => Some(("place", &event.place)),
+            Self::Shift(_) | Self::TrackBatch(_) | Self::Observation(_) | Self::SosAlert(_) => None,
         }
     }
 

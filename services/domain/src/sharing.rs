@@ -3,21 +3,22 @@
 //! nobody can ask for more.
 
 mod fields;
+mod place;
 
 pub use fields::fields;
 
-use crate::agreement::{Agreement, Clause, Grant, Release};
+use crate::agreement::{Agreement, Clause, Grant, Precision, Release};
 use crate::code_table;
 use crate::directory::Directory;
 use crate::guard;
 use crate::kernel::{EmergencyLevel, Kind, Lane, Sensitivity, Timestamp};
-use crate::record::Record;
+use crate::record::{Body, Record};
 use crate::risk::{KEPT_HOME, RIVER_AND_FOREST};
 use crate::stream::{LastShown, Standing};
 use fields::granted_fields;
 
 /// What becomes of a revision under an agreement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
     /// No entry.
     Nothing(Withhold),
@@ -28,7 +29,7 @@ pub enum Decision {
 }
 
 /// What the parties see of a revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct View {
     /// Counts what was shown of the record under the agreement, from 1.
     pub share_n: u64,
@@ -42,6 +43,10 @@ pub struct View {
     pub fields: Vec<&'static str>,
     /// All other fields of the payload.
     pub withheld: Vec<&'static str>,
+    /// The body with its places made coarse; `None` where it leaves as it is.
+    pub body: Option<Box<Body>>,
+    /// When the parties delete it at the latest.
+    pub expires_at: Timestamp,
 }
 
 /// A record is no longer shown.
@@ -64,6 +69,8 @@ code_table! {
         Sensitivity = 2 "SENSITIVITY",
         /// Its approval was taken back, or is now asked for.
         Approval = 3 "APPROVAL",
+        /// It does not lie where the agreement holds.
+        Place = 4 "PLACE",
     }
 }
 
@@ -83,6 +90,8 @@ pub enum Withhold {
     Kind,
     /// No clause grants the category.
     Category,
+    /// It does not lie where the clause holds, or nobody knows where it lies.
+    Place,
     /// No officer has accepted it.
     Approval,
     /// It is below the lowest level granted.
@@ -100,6 +109,7 @@ impl Withhold {
             Self::Sensitivity => Some(LeaveReason::Sensitivity),
             Self::DisputeKind | Self::Kind | Self::Category => Some(LeaveReason::Category),
             Self::Approval => Some(LeaveReason::Approval),
+            Self::Place => Some(LeaveReason::Place),
             Self::NotAParty | Self::NotInForce | Self::Level | Self::Over | Self::Expired => None,
         }
     }
@@ -125,7 +135,7 @@ impl Decision {
 /// the record before, `now` the origin's clock at numbering.
 ///
 /// A record that falls out by level or because it is over is shown once more as the last; one that
-/// falls out by category, sensitivity or approval leaves without its content. After either there is
+/// falls out by category, place, sensitivity or approval leaves without its content. After either there is
 /// nothing until it qualifies again.
 pub fn share(
     record: &Record,
@@ -138,14 +148,20 @@ pub fn share(
     let shown = last.filter(|last| last.standing == Standing::Shown);
     // What follows a view goes at least as fast as the view did (P14).
     let lane = shown.map_or(lane(record), |shown| shown.lane.min(lane(record)));
+    let expires_at = agreement.retention_days.map_or(record.meta.expires_at, |days| {
+        record.meta.expires_at.min(now.plus_days(i64::from(days)))
+    });
+    let show = |clause: &Clause, last| {
+        let (fields, withheld, body) = view(record, clause, directory);
+        let unverified = !record.body.is_accepted();
+        Decision::Show(View { share_n, last, unverified, lane, fields, withheld, body, expires_at })
+    };
     match (judge(record, agreement, directory, now), shown) {
         (Verdict::In(_), None) if record.meta.expires_at <= now => {
             Decision::Nothing(Withhold::Expired)
         }
-        (Verdict::In(clause), _) => Decision::Show(view(record, clause, share_n, lane, false)),
-        (Verdict::Gone(clause, _), Some(_)) => {
-            Decision::Show(view(record, clause, share_n, lane, true))
-        }
+        (Verdict::In(clause), _) => show(clause, false),
+        (Verdict::Gone(clause, _), Some(_)) => show(clause, true),
         (Verdict::Gone(_, why), None) | (Verdict::Out(why), None) => Decision::Nothing(why),
         (Verdict::Out(why), Some(_)) => match why.leave_reason() {
             Some(reason) => Decision::Leave(Leave { share_n, lane, reason }),
@@ -185,7 +201,7 @@ fn judge<'a>(
     let mut verdict = Verdict::Out(Withhold::Kind);
     let mut furthest = Withhold::Kind;
     for clause in &agreement.clauses {
-        match obstacle(record, clause) {
+        match obstacle(record, clause, agreement, directory) {
             None if record.body.is_over() => return Verdict::Gone(clause, Withhold::Over),
             None => return Verdict::In(clause),
             Some(why) if why > furthest => {
@@ -204,7 +220,12 @@ fn judge<'a>(
 
 /// What keeps the record from leaving by this clause. Level comes last: only a clause that would let
 /// the record pass but for its level may show it once more.
-fn obstacle(record: &Record, clause: &Clause) -> Option<Withhold> {
+fn obstacle(
+    record: &Record,
+    clause: &Clause,
+    agreement: &Agreement,
+    directory: &Directory,
+) -> Option<Withhold> {
     let body = &record.body;
     let category = body.category();
     let listed = |list: &[String]| {
@@ -216,6 +237,8 @@ fn obstacle(record: &Record, clause: &Clause) -> Option<Withhold> {
         Some(Withhold::Kind)
     } else if !by_grant || !listed(&clause.categories) {
         Some(Withhold::Category)
+    } else if !place::holds(record, clause, agreement, directory) {
+        Some(Withhold::Place)
     } else if clause.release == Release::OnAccept && !body.is_accepted() {
         Some(Withhold::Approval)
     } else if clause.min_level.is_some_and(|min| body.level().is_none_or(|level| level > min)) {
@@ -251,10 +274,25 @@ fn lane(record: &Record) -> Lane {
     }
 }
 
-/// The fields of the grant, narrowed by the clause, without texts that name a person: a record may
-/// be older than the guard.
-fn view(record: &Record, clause: &Clause, share_n: u64, lane: Lane, last: bool) -> View {
+/// The fields of the grant, narrowed by the clause, and all others; the body, where its places are made
+/// coarse. Texts that name a person stay behind: a record may be older than the guard. So do places that
+/// cannot be made coarse, and places in words where the ground is shown by the township.
+fn view(
+    record: &Record,
+    clause: &Clause,
+    directory: &Directory,
+) -> (Vec<&'static str>, Vec<&'static str>, Option<Box<Body>>) {
     let Record { body, .. } = record;
+    let coarse = (clause.precision != Precision::Exact)
+        .then(|| body.with_points(|point| place::coarse(point, clause.precision, directory)))
+        .map(Box::new);
+    let lost = |field: &str| {
+        coarse.as_ref().is_some_and(|coarse| {
+            let has = |body: &Body| body.points().any(|(name, _)| name == field);
+            let words = body.place().is_some_and(|(name, _)| name == field);
+            (has(body) && !has(coarse)) || (words && clause.precision == Precision::Township)
+        })
+    };
     // In the order of the kind's fields, as a test holds.
     let mut granted = granted_fields(body.kind(), clause.grant).iter().peekable();
     let texts = body.texts();
@@ -262,13 +300,14 @@ fn view(record: &Record, clause: &Clause, share_n: u64, lane: Lane, last: bool) 
         granted.next_if(|granted| **granted == field).is_some()
             && (clause.fields.is_empty() || clause.fields.iter().any(|listed| listed == field))
             && !texts.iter().any(|(name, text)| *name == field && guard::find(text).is_some())
+            && !lost(field)
     };
     let all = fields(body.kind());
     let (mut fields, mut withheld) = (Vec::with_capacity(all.len()), Vec::new());
     for &field in all {
         if leaves(field) { &mut fields } else { &mut withheld }.push(field);
     }
-    View { share_n, last, unverified: !body.is_accepted(), lane, fields, withheld }
+    (fields, withheld, coarse)
 }
 
 #[cfg(test)]

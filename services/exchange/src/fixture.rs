@@ -8,6 +8,7 @@ use domain::kernel::{
     AgreementId, Entropy, Epoch, Kind, Lane, LinkageId, Purpose, RecordId, RegionId, Revision,
     Timestamp,
 };
+use domain::outline::Outline;
 use domain::stream::{Position, StreamId};
 use prost::Message as _;
 use proto::exchange::v1 as pb;
@@ -65,6 +66,7 @@ pub(crate) fn book(region: &str) -> Book {
             sealing_key: sealing(name).public(),
             authority_certificate: Vec::new(),
             endpoint: String::new(),
+            outline: Outline::default(),
         };
         (slug(name), region)
     });
@@ -80,6 +82,7 @@ pub(crate) fn book(region: &str) -> Book {
         purposes: vec![Purpose::Duty],
         started_at: NOW.plus_days(-1),
         ended_at: NOW.plus_days(1),
+        retention_days: None,
         sha256: AGREEMENT_SHA256,
     };
     let key = (agreement.agreement_id, agreement.version);

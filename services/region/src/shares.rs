@@ -34,10 +34,12 @@ fn one(
     let last = shown.get(agreement.agreement_id);
     let decision = share(record, agreement, &book.directory, last, now);
     let shows = decision.shown()?;
-    let entry = match &decision {
+    let (entry, expires_at) = match &decision {
         Decision::Nothing(_) => return None,
-        Decision::Show(decided) => outgoing.entry(decided),
-        Decision::Leave(leave) => entry::encode_leave(&record.meta, leave),
+        Decision::Show(view) => (outgoing.entry(view), view.expires_at),
+        Decision::Leave(leave) => {
+            (entry::encode_leave(&record.meta, leave), record.meta.expires_at)
+        }
     };
     shown.set(agreement.agreement_id, shows);
     let mut salts = [[0; 16]; 2];
@@ -53,7 +55,7 @@ fn one(
         },
         entry,
         salt,
-        expires_at: record.meta.expires_at,
+        expires_at,
         start: (signed.start.clone(), start_salt),
     })
 }

@@ -24,6 +24,7 @@ use cli::phone::{self, Phone};
 use domain::agreement::{AgreementForm, Clause, Grant, Release};
 use domain::directory::{Directory, RegionLevel};
 use domain::kernel::{Clock as _, Datum, GeoPoint, LinkageId, Purpose, RegionId, Role};
+use domain::outline::Outline;
 use domain::patrol::{SosAlert, SosState, SosTrigger};
 use domain::risk::{EmergencyClass, Event, EventDomain, EventSource, EventState};
 use proto::agreement::v1 as agreement;
@@ -86,6 +87,7 @@ pub(crate) async fn set_up(dir: &Path) {
             name_en: id.to_owned(),
             superior: superior.map(region),
             endpoint: String::new(),
+            outline: Outline::default(),
         };
         let data = dir.join(data_of(id));
         regions
@@ -112,13 +114,7 @@ fn agree(
     clauses: &[(Grant, Release)],
 ) {
     let now = SystemClock.now();
-    let clause = |&(grant, release): &(Grant, Release)| Clause {
-        grant,
-        categories: Vec::new(),
-        min_level: None,
-        release,
-        fields: Vec::new(),
-    };
+    let clause = |&(grant, release): &(Grant, Release)| Clause::whole(grant, release);
     let terms = Terms {
         form,
         title: "中坝河边界联防".to_owned(),

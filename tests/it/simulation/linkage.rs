@@ -4,6 +4,7 @@ use super::chance::Chance;
 use domain::agreement::{Agreement, AgreementForm, Clause, Grant, Party, Release};
 use domain::directory::{Directory, Region, RegionLevel};
 use domain::kernel::{AgreementId, GatewayId, LinkageId, Purpose, RegionId, Timestamp};
+use domain::outline::Outline;
 use exchange::book::{Book, SignedAgreement};
 use proto::kernel::v1::SignedObject;
 use seal::key::{SealingKey, SigningKey, key_fingerprint, sha256};
@@ -54,6 +55,7 @@ impl Linkage {
                 sealing_key: sealing(name).public(),
                 authority_certificate: Vec::new(),
                 endpoint: String::new(),
+                outline: Outline::default(),
             };
             (region.region_id.clone(), region)
         });
@@ -64,9 +66,11 @@ impl Linkage {
             regions: regions.into(),
             gateways: Default::default(),
         };
-        let all =
-            [clause(Grant::Sos, Release::AtOnce), clause(Grant::EventDetail, Release::AtOnce)];
-        let two = [clause(Grant::EventSummary, Release::OnAccept)];
+        let all = [
+            Clause::whole(Grant::Sos, Release::AtOnce),
+            Clause::whole(Grant::EventDetail, Release::AtOnce),
+        ];
+        let two = [Clause::whole(Grant::EventSummary, Release::OnAccept)];
         let agreements = vec![
             agree(chance, 1, &REGIONS, &all),
             agree(chance, 2, &[REGIONS[0], REGIONS[2]], &two),
@@ -90,10 +94,6 @@ impl Linkage {
     }
 }
 
-fn clause(grant: Grant, release: Release) -> Clause {
-    Clause { grant, categories: Vec::new(), min_level: None, release, fields: Vec::new() }
-}
-
 fn agree(chance: &Chance, number: i64, parties: &[&str], clauses: &[Clause]) -> SignedAgreement {
     let party = |name: &&str| Party {
         region: RegionId::parse(name).unwrap(),
@@ -109,6 +109,7 @@ fn agree(chance: &Chance, number: i64, parties: &[&str], clauses: &[Clause]) -> 
         purposes: vec![Purpose::Duty],
         started_at: START.plus_days(-400),
         ended_at: START.plus_days(4_000),
+        retention_days: None,
         sha256: [0; 32],
     };
     let body = proto::convert::agreement::encode(&agreement);

@@ -1,6 +1,7 @@
 use super::{NOW_S, by, check, nil, sample, samples, time};
 use crate::convert::{Rules, agreement, directory, stream};
 use crate::exchange::v1 as exchange_pb;
+use crate::kernel::v1 as kernel_pb;
 use crate::{agreement::v1 as agreement_pb, directory::v1 as directory_pb};
 use bytes::Bytes;
 use prost::Message;
@@ -51,9 +52,20 @@ fn each_field_of_a_streams_names_is_refused() {
     );
 }
 
+fn ring() -> kernel_pb::Ring {
+    kernel_pb::Ring { lon_delta_e7: vec![1, 10, 0], lat_delta_e7: vec![1, 0, 10] }
+}
+
+/// The area of the first clause.
+fn area(agreement: &mut agreement_pb::Agreement) -> &mut agreement_pb::Area {
+    agreement.clauses[0].area.as_mut().unwrap()
+}
+
 #[test]
 fn each_field_of_an_agreement_is_refused() {
-    let sound = agreement_pb::Agreement::from(&sample(samples::agreement()));
+    let mut sound = agreement_pb::Agreement::from(&sample(samples::agreement()));
+    let zone = agreement_pb::Zone { name: "中坝河".into(), rings: vec![ring()] };
+    sound.clauses[0].area = Some(agreement_pb::Area { zones: vec![zone], ..Default::default() });
     let decode =
         |agreement: agreement_pb::Agreement| agreement::decode(&agreement.encode_to_vec(), [0; 32]);
     check(
@@ -84,6 +96,44 @@ fn each_field_of_an_agreement_is_refused() {
             ("clauses[0].release", |a| a.clauses[0].release = 0),
             ("clauses[0].fields", |a| a.clauses[0].fields = vec!["a".into(); 65]),
             ("clauses[0].fields[0]", |a| a.clauses[0].fields = vec![String::new()]),
+            ("clauses[0].area", |a| a.clauses[0].area = Some(agreement_pb::Area::default())),
+            ("clauses[0].area", |a| area(a).near_parties_m = 1),
+            ("clauses[0].area", |a| area(a).places = vec!["后山".into()]),
+            ("clauses[0].area.zones", |a| area(a).zones = vec![area(a).zones[0].clone(); 17]),
+            ("clauses[0].area.zones[0].name", |a| area(a).zones[0].name.clear()),
+            ("clauses[0].area.zones[0].rings", |a| area(a).zones[0].rings.clear()),
+            ("clauses[0].area.zones[0].rings", |a| {
+                area(a).zones[0].rings = vec![area(a).zones[0].rings[0].clone(); 65];
+            }),
+            ("clauses[0].area.zones[0].rings", |a| {
+                area(a).zones[0].rings[0].lon_delta_e7 = vec![0; 4_097];
+            }),
+            ("clauses[0].area.zones[0].rings[0].lon_delta_e7", |a| {
+                area(a).zones[0].rings[0].lon_delta_e7.truncate(2);
+            }),
+            ("clauses[0].area.zones[0].rings[0].lon_delta_e7", |a| {
+                area(a).zones[0].rings[0].lon_delta_e7[0] = 1_800_000_001;
+            }),
+            ("clauses[0].area.zones[0].rings[0].lat_delta_e7", |a| {
+                area(a).zones[0].rings[0].lat_delta_e7[0] = -900_000_001;
+            }),
+            ("clauses[0].area.zones[0].rings[0].lat_delta_e7", |a| {
+                area(a).zones[0].rings[0].lat_delta_e7.push(1);
+            }),
+            ("clauses[0].area.near_parties_m", |a| {
+                let near = agreement_pb::Area { near_parties_m: 50_001, ..Default::default() };
+                a.clauses[0].area = Some(near);
+            }),
+            ("clauses[0].area.places", |a| {
+                let places = vec!["后山".into(); 65];
+                a.clauses[0].area = Some(agreement_pb::Area { places, ..Default::default() });
+            }),
+            ("clauses[0].area.places[0]", |a| {
+                let places = vec![String::new()];
+                a.clauses[0].area = Some(agreement_pb::Area { places, ..Default::default() });
+            }),
+            ("clauses[0].precision", |a| a.clauses[0].precision = 5),
+            ("retention_days", |a| a.retention_days = 3_651),
             ("purposes", |a| a.purposes.clear()),
             ("purposes", |a| a.purposes = vec![1; 9]),
             ("purposes[0]", |a| a.purposes = vec![5]),
@@ -112,6 +162,7 @@ fn each_field_of_a_directory_is_refused() {
         sealing_key: Bytes::from_static(&[2; 32]),
         authority_certificate: certificate.clone(),
         endpoint: "host:7443".into(),
+        outline: vec![ring()],
     };
     let sound = directory_pb::Directory {
         linkage_id: "wuling".into(),
@@ -152,6 +203,13 @@ fn each_field_of_a_directory_is_refused() {
             }),
             ("regions[0].endpoint", |d| d.regions[0].endpoint = "host".into()),
             ("regions[0].endpoint", |d| d.regions[0].endpoint = "host:0".into()),
+            ("regions[0].outline", |d| d.regions[0].outline = vec![ring(); 65]),
+            ("regions[0].outline[0].lon_delta_e7", |d| {
+                d.regions[0].outline[0].lon_delta_e7.clear();
+            }),
+            ("regions[0].outline[0].lat_delta_e7", |d| {
+                d.regions[0].outline[0].lat_delta_e7[1] = 900_000_000;
+            }),
             ("gateways", |d| d.gateways = vec![d.gateways[0].clone(); 257]),
             ("gateways[0].gateway_id", |d| d.gateways[0].gateway_id.clear()),
             ("gateways[0].authority_certificate", |d| {

@@ -1,12 +1,15 @@
 //! Values to convert: generated ones of every shape the door passes.
 
-use domain::agreement::{Agreement, AgreementForm, Clause, Grant, Party, Release};
+use domain::agreement::{
+    Agreement, AgreementForm, Area, Clause, Grant, Party, Precision, Release, Zone,
+};
 use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
 use domain::kernel::{
     AgreementId, Datum, EmergencyLevel, Epoch, FixSource, GatewayId, GeoPoint, Lane, LinkageId,
     OperationId, Purpose, RecordId, RegionId, RetentionClass, Revision, Sensitivity, Timestamp,
 };
 use domain::operation::{Change, Operation};
+use domain::outline::{Corner, Outline};
 use domain::patrol::{
     CheckIn, CheckInMethod, CheckInQuality, Leg, Observation, Patrol, PatrolMode, PatrolState,
     PatrolVerb, RouteKind, Shift, ShiftState, ShiftVerb, SosAlert, SosState, SosTrigger, SosVerb,
@@ -381,9 +384,33 @@ prop_compose! {
         min_level in maybe(EmergencyLevel::ALL),
         release in code(Release::ALL),
         fields in vec("[a-z_]{1,64}", 0..4),
+        area in area(),
+        precision in code(Precision::ALL),
     ) -> Clause {
-        Clause { grant, categories, min_level, release, fields }
+        Clause { grant, categories, min_level, release, fields, area, precision }
     }
+}
+
+prop_compose! {
+    fn outline(rings_min: usize)(
+        rings in vec(
+            vec((-1_800_000_000..=1_800_000_000, -900_000_000..=900_000_000), 3..9),
+            rings_min..4,
+        ),
+    ) -> Outline {
+        let corner = |(lon_e7, lat_e7)| Corner { lon_e7, lat_e7 };
+        Outline::new(rings.into_iter().map(|ring| ring.into_iter().map(corner).collect()).collect())
+    }
+}
+
+fn area() -> impl Strategy<Value = Area> {
+    let zone = (line(1, 64), outline(1)).prop_map(|(name, outline)| Zone { name, outline });
+    prop_oneof![
+        Just(Area::Everywhere),
+        vec(zone, 1..4).prop_map(Area::Zones),
+        (1..=50_000_u32).prop_map(Area::NearParties),
+        vec(line(1, 64), 1..4).prop_map(Area::Places),
+    ]
 }
 
 prop_compose! {
@@ -396,11 +423,13 @@ prop_compose! {
         clauses in vec(clause(), 1..4),
         purposes in vec(code(Purpose::ALL), 1..=8),
         started_at in time().prop_filter("room for an end", |at| at.micros() < 250_000_000_000_000_000),
+        retention_days in option::of(1..=3_650_u32),
         sha256 in any::<[u8; 32]>(),
     ) -> Agreement {
         let party = |(region, signing_key_sha256)| Party { region, signing_key_sha256 };
         Agreement {
-            agreement_id, version, form, title, clauses, purposes, started_at, sha256,
+            agreement_id, version, form, title, clauses, purposes, started_at, retention_days,
+            sha256,
             parties: parties.into_iter().map(party).collect(),
             ended_at: started_at.plus_days(365),
         }
@@ -427,10 +456,11 @@ prop_compose! {
         (signing_key, sealing_key) in any::<([u8; 32], [u8; 32])>(),
         authority_certificate in vec(any::<u8>(), 1..64),
         endpoint in select(vec!["", "xiaonanhai.example:7443", "192.0.2.1:1"]),
+        outline in outline(0),
     ) -> Region {
         Region {
             region_id, level, codes, name_zh, name_en, superior, signing_key, sealing_key,
-            authority_certificate, endpoint: endpoint.to_owned(),
+            authority_certificate, endpoint: endpoint.to_owned(), outline,
         }
     }
 }

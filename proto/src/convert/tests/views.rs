@@ -7,7 +7,8 @@ use crate::kernel::v1 as pb;
 use crate::patrol::v1::{Observation, Patrol, Shift};
 use crate::risk::v1::Event;
 use bytes::Bytes;
-use domain::kernel::{Kind, Lane, Reason};
+use domain::kernel::{Datum, GeoPoint, Kind, Lane, Reason};
+use domain::patrol::{SosAlert, SosState, SosTrigger};
 use domain::record::{Body, Record};
 use domain::sharing::{self, Leave, LeaveReason, View};
 use proptest::prelude::*;
@@ -19,7 +20,16 @@ use prost_types::FileDescriptorSet;
 fn view_of(record: &Record, fields: Vec<&'static str>) -> View {
     let all = sharing::fields(record.body.kind());
     let withheld = all.iter().copied().filter(|field| !fields.contains(field)).collect();
-    View { share_n: 1, last: false, unverified: true, lane: Lane::Routine, fields, withheld }
+    View {
+        share_n: 1,
+        last: false,
+        unverified: true,
+        lane: Lane::Routine,
+        fields,
+        withheld,
+        body: None,
+        expires_at: record.meta.expires_at,
+    }
 }
 
 /// The view as a neighbour reads it.
@@ -32,6 +42,44 @@ fn sent_of(record: &Record, view: &View) -> pb::View {
 fn encode_view(view: pb::View) -> Bytes {
     let entry = Some(exchange_pb::entry::Entry::View(view));
     exchange_pb::Entry { entry }.encode_to_vec().into()
+}
+
+#[test]
+fn a_coarse_view_goes_instead_of_the_record_and_expires_when_it_says() {
+    let mut record = super::sample(samples::record());
+    let point = GeoPoint {
+        lon: 108.765_43,
+        lat: 29.512_34,
+        accuracy_m: 5.0,
+        datum: Datum::Wgs84,
+        source: None,
+        altitude_m: None,
+    };
+    let call = |lon| {
+        Body::SosAlert(SosAlert {
+            point: Some(GeoPoint { lon, ..point }),
+            last_known: None,
+            trigger: SosTrigger::Button,
+            state: SosState::Raised,
+            acknowledged_at: None,
+            acknowledge_unit: String::new(),
+            patrol_id: None,
+            remark: String::new(),
+        })
+    };
+    record.body = call(point.lon);
+    record.meta.kind = Kind::SosAlert;
+    record.meta.author_ref = Some("s-17".to_owned());
+    let whole = view_of(&record, sharing::fields(Kind::SosAlert).to_vec());
+    let expires_at = record.meta.expires_at.plus_days(-3);
+    let view = View { body: Some(Box::new(call(108.765))), expires_at, ..whole.clone() };
+    let (whole, sent) = (sent_of(&record, &whole), sent_of(&record, &view));
+    assert_eq!(sent.payload, body::encode(&call(108.765)));
+    assert_eq!(whole.payload, body::encode(&record.body));
+    let (whole, sent) = (whole.meta.unwrap(), sent.meta.unwrap());
+    let expire_time = Some(crate::convert::kernel::encode_time(expires_at));
+    assert_eq!(sent, pb::RecordMeta { expire_time, ..whole });
+    assert!(sent.author_ref.is_empty());
 }
 
 fn any_view() -> impl Strategy<Value = (Record, View)> {
@@ -306,7 +354,7 @@ fn an_entry_of_another_kind_or_unsound_is_parked_under_its_reason() {
         exchange_pb::Leave { birth_region: String::new(), ..sound.clone() },
         exchange_pb::Leave { revision: None, ..sound.clone() },
         exchange_pb::Leave { share_n: 0, ..sound.clone() },
-        exchange_pb::Leave { reason: 4, ..sound.clone() },
+        exchange_pb::Leave { reason: 5, ..sound.clone() },
     ] {
         assert_eq!(decode(spoilt), Err(Reason::FieldInvalid));
     }

@@ -9,6 +9,7 @@ use domain::directory::{Directory, RegionLevel};
 use domain::kernel::{
     Clock as _, Entropy as _, Epoch, GatewayId, LinkageId, Purpose, RegionId, Role,
 };
+use domain::outline::Outline;
 use runtime::clock::{SystemClock, SystemEntropy};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -165,6 +166,7 @@ async fn set_up(dir: &Path, shape: Shape, recipients: &[RegionId]) -> Result<()>
             name_en: id.to_string(),
             superior: None,
             endpoint: String::new(),
+            outline: Outline::default(),
         };
         let data = data_of(dir, id);
         regions.push(linkage::init_region(&data, &linkage, spec, now, &SystemEntropy).await?);
@@ -195,13 +197,7 @@ fn agree(dir: &Path, directory: &Directory, parties: &[RegionId]) -> Result<()> 
         form: AgreementForm::Agreement,
         title: "边界联防".to_owned(),
         parties: parties.to_vec(),
-        clauses: vec![Clause {
-            grant: Grant::EventDetail,
-            categories: Vec::new(),
-            min_level: None,
-            release: Release::AtOnce,
-            fields: Vec::new(),
-        }],
+        clauses: vec![Clause::whole(Grant::EventDetail, Release::AtOnce)],
         purposes: Purpose::ALL.to_vec(),
         days: 365,
     };

@@ -1,11 +1,14 @@
 //! The demo's data, inside the binary: regions, events, GPS shapes. Sources and licences lie beside them.
 
+use crate::geojson::e7;
 use anyhow::{Context as _, Result};
 use domain::directory::{CodeScheme, DivisionCode, RegionLevel};
 use domain::kernel::{EmergencyLevel, RegionId};
+use domain::outline::{Corner, Outline};
 use domain::risk::EventDomain;
 
 const REGIONS: &str = include_str!("../../data/regions.csv");
+const OUTLINES: &str = include_str!("../../data/outlines.csv");
 const EVENTS: &str = include_str!("../../data/events.csv");
 const TRACKS: &[(&str, &str)] = &[
     ("xiaonanhai", include_str!("../../data/tracks/xiaonanhai_daluba_joint_river_patrol.csv")),
@@ -26,6 +29,7 @@ pub(super) struct DemoRegion {
     pub(super) name_zh: String,
     pub(super) name_en: String,
     pub(super) superior: Option<RegionId>,
+    pub(super) outline: Outline,
 }
 
 /// An event to report.
@@ -64,9 +68,27 @@ pub(super) fn regions() -> Result<Vec<DemoRegion>> {
                 name_zh: name_zh.to_owned(),
                 name_en: name_en.to_owned(),
                 superior,
+                outline: outline(id)?,
             })
         })
         .collect()
+}
+
+/// The rings of a region, corner by corner.
+fn outline(id: &str) -> Result<Outline> {
+    let mut rings: Vec<(&str, Vec<Corner>)> = Vec::new();
+    for row in rows(OUTLINES) {
+        let [of, ring, lon, lat] = columns(row)?;
+        if of != id {
+            continue;
+        }
+        let corner = Corner { lon_e7: e7(lon.parse()?), lat_e7: e7(lat.parse()?) };
+        match rings.last_mut() {
+            Some((last, corners)) if *last == ring => corners.push(corner),
+            _ => rings.push((ring, vec![corner])),
+        }
+    }
+    Ok(Outline::new(rings.into_iter().map(|(_, corners)| corners).collect()))
 }
 
 /// A thousand synthetic events, each of the region whose phone reports it.

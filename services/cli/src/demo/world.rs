@@ -165,6 +165,7 @@ async fn set_up(
             name_en: region.name_en.clone(),
             superior: region.superior.clone(),
             endpoint: String::new(),
+            outline: region.outline.clone(),
         };
         listed.push(
             linkage::init_region(&host_dir(dir, host_of(region)), &linkage, spec, now, entropy)
@@ -188,13 +189,7 @@ async fn set_up(
 /// A charter of each township with its district, one agreement of the district with the ten partners, and
 /// one across the boundary river. All release at once, marked 未核实.
 fn agreements(regions: &[DemoRegion]) -> Result<Vec<Terms>> {
-    let clause = |grant| Clause {
-        grant,
-        categories: Vec::new(),
-        min_level: None,
-        release: Release::AtOnce,
-        fields: Vec::new(),
-    };
+    let clause = |grant| Clause::whole(grant, Release::AtOnce);
     let all = || vec![clause(Grant::Sos), clause(Grant::EventDetail), clause(Grant::PatrolSummary)];
     let purposes =
         || vec![Purpose::Duty, Purpose::Emergency, Purpose::Supervision, Purpose::Operation];

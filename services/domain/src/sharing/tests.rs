@@ -4,17 +4,20 @@
 
 use super::fields::GRANTS;
 use super::*;
+use crate::agreement::{Area, Zone};
 use crate::fixture::{
-    NOW, agreement, check_in, clause, directory, event, observation, patrol, record, region, shift,
-    sos, track_batch,
+    NOW, agreement, check_in, clause, directory, event, observation, outlines, patrol, point,
+    record, region, shift, sos, track_batch,
 };
-use crate::kernel::RegionId;
-use crate::patrol::{Patrol, PatrolState, SosAlert, SosState};
+use crate::kernel::{GeoPoint, RegionId};
+use crate::outline::Outline;
+use crate::patrol::{CheckIn, Patrol, PatrolState, SosAlert, SosState};
 use crate::record::Body;
 use crate::risk::{CATEGORIES, Event, EventDomain, EventState};
 use proptest::prelude::*;
 
 mod oracle;
+mod place;
 
 fn pair(clauses: Vec<Clause>) -> Agreement {
     agreement(&["daluba", "xiaonanhai"], clauses)
@@ -400,22 +403,46 @@ fn lanes_follow_kind_and_level_and_never_fall_behind_what_was_shown() {
     assert!(matches!(decision, Decision::Leave(Leave { lane: Lane::Alert, .. })));
 }
 
+fn points() -> impl Strategy<Value = Option<GeoPoint>> {
+    prop::option::of((108.3..109.4_f64, 28.9..30.1_f64).prop_map(|(lon, lat)| point(lon, lat)))
+}
+
+fn areas() -> impl Strategy<Value = Area> {
+    let all = outlines();
+    let zones = prop::sample::subsequence(all, 1..4).prop_map(|zones| {
+        let zone = |(id, outline): (RegionId, Outline)| Zone { name: id.to_string(), outline };
+        Area::Zones(zones.into_iter().map(zone).collect())
+    });
+    let places = prop::sample::subsequence(vec!["黑溪镇", "后山", "左岸", "界桩"], 1..4)
+        .prop_map(|names| Area::Places(names.into_iter().map(str::to_owned).collect()));
+    let near = prop::sample::select(vec![0_u32, 500, 5_000, 30_000]);
+    prop_oneof![
+        3 => Just(Area::Everywhere),
+        3 => zones,
+        3 => near.prop_map(Area::NearParties),
+        1 => places,
+    ]
+}
+
 fn bodies() -> impl Strategy<Value = Body> {
     let codes = prop::sample::select(vec!["GEOLOGICAL", "POLLUTION", "FAMILY", "BOUNDARY"]);
     let levels = prop::option::of(prop::sample::select(EmergencyLevel::ALL));
-    let events =
-        (codes, levels, prop::sample::select(EventState::ALL)).prop_map(|(code, level, state)| {
-            Body::Event(Event { category: code.to_owned(), level, state, ..event() })
-        });
+    let events = (codes, levels, prop::sample::select(EventState::ALL), points()).prop_map(
+        |(code, level, state, point)| {
+            Body::Event(Event { category: code.to_owned(), level, state, point, ..event() })
+        },
+    );
     let patrols = prop::sample::select(PatrolState::ALL)
         .prop_map(|state| Body::Patrol(Patrol { state, ..patrol() }));
-    let calls = prop::sample::select(SosState::ALL)
-        .prop_map(|state| Body::SosAlert(SosAlert { state, ..sos() }));
+    let calls = (prop::sample::select(SosState::ALL), points(), points()).prop_map(
+        |(state, point, last_known)| Body::SosAlert(SosAlert { state, point, last_known, ..sos() }),
+    );
+    let check_ins = points().prop_map(|point| Body::CheckIn(CheckIn { point, ..check_in() }));
     prop_oneof![
         8 => events,
         2 => patrols,
         2 => calls,
-        1 => Just(Body::CheckIn(check_in())),
+        1 => check_ins,
         1 => Just(Body::Shift(shift())),
         1 => Just(Body::TrackBatch(track_batch())),
         1 => Just(Body::Observation(observation())),
@@ -452,13 +479,19 @@ fn clauses() -> impl Strategy<Value = Clause> {
         prop::option::of(prop::sample::select(EmergencyLevel::ALL)),
         prop::sample::select(Release::ALL),
         fields,
+        areas(),
+        prop::sample::select(Precision::ALL),
     )
-        .prop_map(move |(grant, categories, min_level, release, fields)| Clause {
-            grant,
-            categories: owned(categories),
-            min_level,
-            release,
-            fields: owned(fields),
+        .prop_map(move |(grant, categories, min_level, release, fields, area, precision)| {
+            Clause {
+                grant,
+                categories: owned(categories),
+                min_level,
+                release,
+                fields: owned(fields),
+                area,
+                precision,
+            }
         })
 }
 
@@ -467,11 +500,14 @@ fn agreements() -> impl Strategy<Value = Agreement> {
         4 => Just(vec!["daluba", "xiaonanhai"]),
         2 => Just(vec!["qianjiang", "xiaonanhai"]),
         1 => Just(vec!["daluba", "qianjiang", "xiaonanhai"]),
+        2 => Just(vec!["xianfeng", "xiaonanhai", "zhoubai"]),
         1 => Just(vec!["daluba", "zhoubai"]),
     ];
-    (parties, prop::collection::vec(clauses(), 0..5), 0_i64..12).prop_map(
-        |(parties, clauses, days)| {
+    let retention = prop::option::of(1_u32..20);
+    (parties, prop::collection::vec(clauses(), 0..5), 0_i64..12, retention).prop_map(
+        |(parties, clauses, days, retention_days)| {
             let mut agreement = agreement(&parties, clauses);
+            agreement.retention_days = retention_days;
             agreement.ended_at = NOW.plus_days(days);
             agreement
         },
@@ -486,7 +522,7 @@ fn memories() -> impl Strategy<Value = Option<LastShown>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     #[test]
     fn share_agrees_with_the_oracle(
@@ -497,6 +533,7 @@ proptest! {
         let directory = directory();
         let decision = share(&record, &agreement, &directory, last.as_ref(), NOW);
         prop_assert_eq!(&decision, &share(&record, &agreement, &directory, last.as_ref(), NOW));
+        prop_assume!(oracle::is_clear(&record, &agreement));
         oracle::check(&record, &agreement, last.as_ref(), &decision);
     }
 }

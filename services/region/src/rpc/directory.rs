@@ -48,7 +48,7 @@ impl DirectoryService for Services {
             .regions
             .range((start, Bound::Unbounded))
             .take(limit)
-            .map(|(_, found)| found.into())
+            .map(|(_, found)| pb::Region { outline: Vec::new(), ..found.into() })
             .collect();
         let full = regions.len() == limit;
         let next_page_token =

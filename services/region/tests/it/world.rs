@@ -6,6 +6,7 @@ use domain::kernel::{
     Clock, EmergencyLevel, Epoch, GatewayId, LinkageId, OperationId, Purpose, RecordId, RegionId,
     Role, Timestamp,
 };
+use domain::outline::Outline;
 use prost::Message as _;
 use proto::convert;
 use proto::convert::kernel::encode_time;
@@ -358,6 +359,7 @@ async fn found(data: &std::path::Path, region: &RegionId, now: Timestamp) -> Reg
         sealing_key: sealing.public(),
         authority_certificate: authority.certificate_der().to_vec(),
         endpoint: String::new(),
+        outline: Outline::default(),
     }
 }
 

@@ -2,12 +2,15 @@
 //! complaints, and the answer is read off the lists.
 
 use super::super::{Decision, Leave, LeaveReason, View, Withhold};
-use crate::agreement::{Agreement, Clause};
-use crate::fixture::NOW;
-use crate::kernel::{Lane, Sensitivity};
+use crate::agreement::{Agreement, Area, Clause};
+use crate::fixture::{NOW, outlines};
+use crate::kernel::{GeoPoint, Lane, Sensitivity};
+use crate::outline::Outline;
+use crate::outline::tests::{Piece, oracle, pieces};
 use crate::record::{Body, Record};
 use crate::stream::{LastShown, Standing};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 const SUMMARY: &str = "domain category emergency_class level place point source affected_count urgent \
                        deadline_time state handling_unit";
@@ -41,7 +44,61 @@ fn state(record: &Record) -> &'static str {
     }
 }
 
-fn complaints(record: &Record, clause: &Clause) -> BTreeSet<&'static str> {
+static DRAWN: LazyLock<BTreeMap<String, Vec<Piece>>> = LazyLock::new(|| {
+    outlines().into_iter().map(|(id, outline)| (id.to_string(), pieces(&outline))).collect()
+});
+
+/// Regions of the fixture's directory that are drawn.
+const REGIONS: [&str; 4] = ["qianjiang", "xiaonanhai", "zhoubai", "xianfeng"];
+
+fn place(record: &Record) -> Option<&GeoPoint> {
+    match &record.body {
+        Body::Event(event) => event.point.as_ref(),
+        Body::CheckIn(check_in) => check_in.point.as_ref(),
+        Body::SosAlert(sos) => sos.point.as_ref().or(sos.last_known.as_ref()),
+        _ => None,
+    }
+}
+
+fn lies(record: &Record, clause: &Clause, other: impl Fn(&str) -> bool) -> bool {
+    let sos = matches!(record.body, Body::SosAlert(_));
+    let inside = |place: &GeoPoint, outline: &Outline| oracle(&pieces(outline), place).1;
+    match (&clause.area, place(record)) {
+        (Area::Everywhere, _) => true,
+        (Area::Places(names), _) => {
+            let words = match &record.body {
+                Body::Event(event) => &event.place,
+                Body::CheckIn(check_in) => &check_in.checkpoint,
+                Body::Patrol(patrol) => &patrol.route,
+                _ => return sos,
+            };
+            names.iter().any(|name| words.contains(name))
+        }
+        (_, None) => sos,
+        (Area::Zones(zones), Some(place)) => zones.iter().any(|zone| inside(place, &zone.outline)),
+        (Area::NearParties(metres), Some(place)) => REGIONS.iter().any(|region| {
+            let (distance, within) = oracle(&DRAWN[*region], place);
+            other(region) && (within || distance <= f64::from(*metres))
+        }),
+    }
+}
+
+/// Whether the record lies far enough from every line that rounding cannot decide.
+pub(super) fn is_clear(record: &Record, agreement: &Agreement) -> bool {
+    let Some(place) = place(record) else { return true };
+    let clear = |distance: f64, metres: f64| (distance - metres).abs() > 1.0 + metres / 2_000.0;
+    let drawn =
+        |metres: f64| REGIONS.iter().all(|region| clear(oracle(&DRAWN[*region], place).0, metres));
+    agreement.clauses.iter().all(|clause| match &clause.area {
+        Area::Zones(zones) => {
+            zones.iter().all(|zone| clear(oracle(&pieces(&zone.outline), place).0, 0.0))
+        }
+        Area::NearParties(metres) => drawn(f64::from(*metres)) && drawn(0.0),
+        Area::Everywhere | Area::Places(_) => drawn(0.0),
+    })
+}
+
+fn complaints(record: &Record, clause: &Clause, agreement: &Agreement) -> BTreeSet<&'static str> {
     let mut complaints = BTreeSet::new();
     if fields(record, clause).is_none() {
         complaints.insert("kind");
@@ -57,6 +114,12 @@ fn complaints(record: &Record, clause: &Clause) -> BTreeSet<&'static str> {
     }
     if !clause.categories.is_empty() && !clause.categories.contains(&code) {
         complaints.insert("category");
+    }
+    if !lies(record, clause, |region| {
+        let owner = region == record.meta.owner_region.as_str();
+        !owner && agreement.parties.iter().any(|party| party.region.as_str() == region)
+    }) {
+        complaints.insert("place");
     }
     let waits = ["REPORTED", "REJECTED"].contains(&state(record));
     if clause.release.name() == "ON_ACCEPT" && waits && matches!(record.body, Body::Event(_)) {
@@ -101,8 +164,11 @@ pub(super) fn check(
         assert_eq!(decision, &Decision::Nothing(why));
         return;
     }
-    let all: Vec<_> =
-        agreement.clauses.iter().map(|clause| (clause, complaints(record, clause))).collect();
+    let all: Vec<_> = agreement
+        .clauses
+        .iter()
+        .map(|clause| (clause, complaints(record, clause, agreement)))
+        .collect();
     let by = |wanted: &[&'static str]| {
         all.iter().find(|(_, found)| found.iter().eq(wanted.iter())).map(|(clause, _)| *clause)
     };
@@ -133,16 +199,18 @@ pub(super) fn check(
                 assert_eq!(decision, &Decision::Nothing(Withhold::Expired));
             }
             (true, false) => assert_eq!(decision, &Decision::Nothing(Withhold::Over)),
-            _ => shows(record, clause, decision, last, over),
+            _ => shows(record, clause, agreement, decision, last, over),
         }
     } else if let Some(clause) = by(&["level"]) {
         if visible {
-            shows(record, clause, decision, last, true);
+            shows(record, clause, agreement, decision, last, true);
         } else {
             assert_eq!(decision, &Decision::Nothing(Withhold::Level));
         }
-    } else if any_without(&["kind", "category"]) {
+    } else if any_without(&["kind", "category", "place"]) {
         withdrawn(decision, visible, Withhold::Approval, Some(LeaveReason::Approval));
+    } else if any_without(&["kind", "category"]) {
+        withdrawn(decision, visible, Withhold::Place, Some(LeaveReason::Place));
     } else if any_without(&["kind"]) {
         withdrawn(decision, visible, Withhold::Category, Some(LeaveReason::Category));
     } else {
@@ -161,6 +229,7 @@ fn withdrawn(decision: &Decision, visible: bool, why: Withhold, reason: Option<L
 fn shows(
     record: &Record,
     clause: &Clause,
+    agreement: &Agreement,
     decision: &Decision,
     last: Option<&LastShown>,
     is_last: bool,
@@ -174,9 +243,54 @@ fn shows(
     let expected: BTreeSet<&str> = granted
         .split_whitespace()
         .filter(|field| clause.fields.is_empty() || clause.fields.iter().any(|f| f == field))
+        .filter(|field| !hidden(record, clause, field))
         .collect();
     assert_eq!(view.fields.iter().copied().collect::<BTreeSet<_>>(), expected);
     assert!(view.withheld.iter().all(|field| !expected.contains(field)));
+    coarse(record, clause, view);
+    let kept =
+        agreement.retention_days.map_or(i64::MAX, |days| NOW.plus_days(days.into()).micros());
+    assert_eq!(view.expires_at.micros(), record.meta.expires_at.micros().min(kept));
+}
+
+/// Whether the field says more of the place than the clause lets be seen, and cannot say less.
+fn hidden(record: &Record, clause: &Clause, field: &str) -> bool {
+    let drawn = |point: &GeoPoint| REGIONS.iter().any(|region| oracle(&DRAWN[*region], point).1);
+    let lost = |point: &Option<GeoPoint>| point.as_ref().is_some_and(|point| !drawn(point));
+    clause.precision.name() == "TOWNSHIP"
+        && match (field, &record.body) {
+            ("place", Body::Event(_)) | ("checkpoint", _) | ("route", _) => true,
+            ("point", Body::Event(event)) => lost(&event.point),
+            ("point", Body::CheckIn(check_in)) => lost(&check_in.point),
+            ("point", Body::SosAlert(sos)) => lost(&sos.point),
+            ("last_known", Body::SosAlert(sos)) => lost(&sos.last_known),
+            _ => false,
+        }
+}
+
+/// Every place that is shown is the middle of a cell or of a region, and not the place that was measured.
+fn coarse(record: &Record, clause: &Clause, view: &View) {
+    let Some(body) = &view.body else {
+        assert_eq!(clause.precision.name(), "EXACT");
+        return;
+    };
+    assert_eq!(body.kind(), record.body.kind());
+    for (name, point) in body.points() {
+        let (_, before) = record.body.points().find(|(of, _)| *of == name).expect("it was there");
+        let cells = match clause.precision.name() {
+            "100_M" => 1_000.0,
+            "1_KM" => 100.0,
+            "TOWNSHIP" => {
+                assert!(point.accuracy_m > 1_000.0);
+                continue;
+            }
+            other => panic!("{other} changes nothing"),
+        };
+        for (shown, measured) in [(point.lon, before.lon), (point.lat, before.lat)] {
+            assert!(((shown * cells).fract() - 0.5).abs() < 1e-6, "{shown} is no middle");
+            assert!((shown - measured).abs() <= 0.5 / cells + 1e-9);
+        }
+    }
 }
 
 fn counts(record: &Record, last: Option<&LastShown>, decision: &Decision) {
