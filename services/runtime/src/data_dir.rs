@@ -17,7 +17,7 @@ const LOCK_FILE: &str = "lock";
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// What a data folder holds, and in which format.
@@ -112,12 +112,21 @@ impl DataDir {
             Err(TryLockError::Error(source)) => return Err(refused(source)),
         }
         format.settle(path)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for DataDir {
+    /// Closing would not do: a child that another thread has forked and that has not become its own program
+    /// yet has the file open too, and a lock lasts until all have closed it.
+    fn drop(&mut self) {
+        // Where this fails, closing is all that is left.
+        drop(self.lock.unlock());
     }
 }
 
@@ -245,6 +254,16 @@ mod tests {
         let second = DataDir::open(folder.path(), REGION).expect_err("in use").to_string();
         let path = folder.path().display();
         assert_eq!(second, format!("data folder {path} is in use by another process"));
+        drop(first);
+        DataDir::open(folder.path(), REGION).expect("free again");
+    }
+
+    #[test]
+    fn a_folder_is_free_again_though_a_child_has_its_files_open() {
+        let folder = tempfile::tempdir().expect("folder");
+        let first = DataDir::open(folder.path(), REGION).expect("opened");
+        let _of_a_child = first.lock.try_clone().expect("as a fork does");
+        DataDir::open(folder.path(), REGION).expect_err("in use");
         drop(first);
         DataDir::open(folder.path(), REGION).expect("free again");
     }
