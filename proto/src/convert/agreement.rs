@@ -25,7 +25,6 @@ pub const FIELDS_MAX: usize = 64;
 pub const FIELD_BYTES_MAX: usize = 64;
 /// Purposes.
 pub const PURPOSES_MAX: usize = 8;
-
 /// Zones of one clause.
 pub const ZONES_MAX: usize = 16;
 /// Bytes of the name of a zone.
@@ -129,10 +128,7 @@ fn clause(door: &mut Door, at: Path<'_>, clause: pb::Clause) -> Option<Clause> {
     let fields = door.list(at.field("fields"), fields, 0..=FIELDS_MAX, |door, at, field| {
         door.text(at, field, 1..=FIELD_BYTES_MAX)
     });
-    let area = match area {
-        None => Some(Area::Everywhere),
-        Some(area) => self::area(door, at.field("area"), area),
-    };
+    let area = door.optional(at.field("area"), area, self::area);
     let precision = door.optional_code(at.field("precision"), precision);
     Some(Clause {
         grant: grant?,
@@ -140,7 +136,7 @@ fn clause(door: &mut Door, at: Path<'_>, clause: pb::Clause) -> Option<Clause> {
         min_level: min_level?,
         release: release?,
         fields: fields?,
-        area: area?,
+        area: area?.unwrap_or(Area::Everywhere),
         precision: precision?.unwrap_or(Precision::Exact),
     })
 }

@@ -86,9 +86,8 @@ struct ViewRest {
 impl<'a> Outgoing<'a> {
     /// Encodes what is the same in all.
     pub fn new(record: &'a Record) -> Self {
-        let mut meta = pb::RecordMeta::from(&record.meta);
-        meta.author_ref.clear();
-        Self { record, meta: meta.encode_to_vec(), payload: super::body::encode(&record.body) }
+        let meta = seen(record).encode_to_vec();
+        Self { record, meta, payload: super::body::encode(&record.body) }
     }
 
     /// The record as phones and officers of its region read it: a [`pb::Record`]. The device stays
@@ -117,10 +116,8 @@ impl<'a> Outgoing<'a> {
         let meta = if *expires_at == self.record.meta.expires_at {
             &self.meta
         } else {
-            let mut meta = pb::RecordMeta::from(&self.record.meta);
-            meta.author_ref.clear();
-            meta.expire_time = Some(kernel::encode_time(*expires_at));
-            sooner = meta.encode_to_vec();
+            let expire_time = Some(kernel::encode_time(*expires_at));
+            sooner = pb::RecordMeta { expire_time, ..seen(self.record) }.encode_to_vec();
             &sooner
         };
         let withheld_fields = withheld.iter().map(|&field| field.to_owned()).collect();
@@ -128,6 +125,11 @@ impl<'a> Outgoing<'a> {
         let rest = ViewRest { share_n, last, unverified, withheld_fields };
         splice(Some(ENTRY_VIEW), &[(1, meta), (2, &payload)], &rest)
     }
+}
+
+/// The meta as neighbours see it: who wrote it stays in the region.
+fn seen(record: &Record) -> pb::RecordMeta {
+    pb::RecordMeta { author_ref: String::new(), ..(&record.meta).into() }
 }
 
 /// Clears every field of a message that is not named. It is taken apart field by field, so that a new

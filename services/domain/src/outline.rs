@@ -55,11 +55,6 @@ impl Outline {
         &self.rings
     }
 
-    /// Whether there is none: nothing lies in it or near it.
-    pub const fn is_empty(&self) -> bool {
-        self.bounds.is_none()
-    }
-
     /// Whether the place lies in the area.
     pub fn contains(&self, place: &GeoPoint) -> bool {
         let (lon, lat) = (place.lon * 1e7, place.lat * 1e7);
@@ -84,7 +79,7 @@ impl Outline {
     /// Whether the place lies in the area, or no further from its edge than so many metres.
     pub fn is_within(&self, place: &GeoPoint, metres: f64) -> bool {
         let Some(bounds) = self.bounds else { return false };
-        let local = Local::at(place);
+        let local = Local::new(place.lon, place.lat);
         let (lon, lat) = (place.lon * 1e7, place.lat * 1e7);
         // A little more than asked for, as the box is only to leave out what is far away.
         let (wide, high) = local.degrees_e7(metres * 1.01 + 1.0);
@@ -177,10 +172,6 @@ struct Local {
 }
 
 impl Local {
-    fn at(place: &GeoPoint) -> Self {
-        Self::new(place.lon, place.lat)
-    }
-
     fn new(lon: f64, lat: f64) -> Self {
         let unit = 1e-7_f64.to_radians();
         let (sin, cos) = lat.to_radians().sin_cos();

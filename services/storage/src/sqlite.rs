@@ -84,6 +84,15 @@ pub(crate) fn open_writer(path: &Path, migrations: &[Migration]) -> Result<Conne
     Ok(conn)
 }
 
+/// How a statement would be answered, step by step.
+#[cfg(test)]
+pub(crate) fn plan(conn: &Connection, sql: &str) -> Vec<String> {
+    let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let none = vec![rusqlite::types::Null; plan.parameter_count()];
+    let steps = plan.query_map(params_from_iter(none), |row| row.get("detail"));
+    steps.unwrap().map(Result::unwrap).collect()
+}
+
 fn set(
     conn: &Connection,
     name: &'static str,

@@ -77,7 +77,7 @@ fn staff_ref() -> impl Strategy<Value = Option<String>> {
 }
 
 prop_compose! {
-    fn point()(
+    pub(super) fn point()(
         lon in -180.0..=180.0_f64,
         lat in -90.0..=90.0_f64,
         accuracy_m in 0.0..=100_000.0_f32,

@@ -7,7 +7,7 @@ use crate::kernel::v1 as pb;
 use crate::patrol::v1::{Observation, Patrol, Shift};
 use crate::risk::v1::Event;
 use bytes::Bytes;
-use domain::kernel::{Datum, GeoPoint, Kind, Lane, Reason};
+use domain::kernel::{GeoPoint, Kind, Lane, Reason};
 use domain::patrol::{SosAlert, SosState, SosTrigger};
 use domain::record::{Body, Record};
 use domain::sharing::{self, Leave, LeaveReason, View};
@@ -47,14 +47,7 @@ fn encode_view(view: pb::View) -> Bytes {
 #[test]
 fn a_coarse_view_goes_instead_of_the_record_and_expires_when_it_says() {
     let mut record = super::sample(samples::record());
-    let point = GeoPoint {
-        lon: 108.765_43,
-        lat: 29.512_34,
-        accuracy_m: 5.0,
-        datum: Datum::Wgs84,
-        source: None,
-        altitude_m: None,
-    };
+    let point = super::sample(samples::point());
     let call = |lon| {
         Body::SosAlert(SosAlert {
             point: Some(GeoPoint { lon, ..point }),

@@ -6,6 +6,7 @@ use domain::directory::{CodeScheme, DivisionCode, RegionLevel};
 use domain::kernel::{EmergencyLevel, RegionId};
 use domain::outline::{Corner, Outline};
 use domain::risk::EventDomain;
+use std::collections::BTreeMap;
 
 const REGIONS: &str = include_str!("../../data/regions.csv");
 const OUTLINES: &str = include_str!("../../data/outlines.csv");
@@ -52,6 +53,7 @@ pub(super) struct DemoTrack {
 
 /// The district, its townships and the ten partners.
 pub(super) fn regions() -> Result<Vec<DemoRegion>> {
+    let mut outlines = outlines()?;
     rows(REGIONS)
         .map(|row| {
             let [code, name_zh, name_en, level, _parent, _lon, _lat, id] = columns(row)?;
@@ -68,27 +70,23 @@ pub(super) fn regions() -> Result<Vec<DemoRegion>> {
                 name_zh: name_zh.to_owned(),
                 name_en: name_en.to_owned(),
                 superior,
-                outline: outline(id)?,
+                outline: outlines.remove(id).map(Outline::new).unwrap_or_default(),
             })
         })
         .collect()
 }
 
-/// The rings of a region, corner by corner.
-fn outline(id: &str) -> Result<Outline> {
-    let mut rings: Vec<(&str, Vec<Corner>)> = Vec::new();
+/// The rings of each region; they are numbered from 1 as they come.
+fn outlines() -> Result<BTreeMap<&'static str, Vec<Vec<Corner>>>> {
+    let mut outlines: BTreeMap<_, Vec<Vec<Corner>>> = BTreeMap::new();
     for row in rows(OUTLINES) {
-        let [of, ring, lon, lat] = columns(row)?;
-        if of != id {
-            continue;
-        }
+        let [region, ring, lon, lat] = columns(row)?;
         let corner = Corner { lon_e7: e7(lon.parse()?), lat_e7: e7(lat.parse()?) };
-        match rings.last_mut() {
-            Some((last, corners)) if *last == ring => corners.push(corner),
-            _ => rings.push((ring, vec![corner])),
-        }
+        let rings = outlines.entry(region).or_default();
+        rings.resize(rings.len().max(ring.parse()?), Vec::new());
+        rings.last_mut().context("rings are numbered from 1")?.push(corner);
     }
-    Ok(Outline::new(rings.into_iter().map(|(_, corners)| corners).collect()))
+    Ok(outlines)
 }
 
 /// A thousand synthetic events, each of the region whose phone reports it.

@@ -1,6 +1,6 @@
 //! How far each party is: its receipts, as they came. What every party has is dropped.
 
-use super::{State, Store};
+use super::{State, Store, segment};
 use crate::ReadError;
 use crate::sqlite::{int, uint};
 use bytes::Bytes;
@@ -40,9 +40,6 @@ pub enum ReceiptVerdict {
 const RECEIPTS: &str =
     "SELECT s.stream_id, r.party, r.seq, r.h, r.received_at, r.signed FROM receipt r
     JOIN stream s ON s.stream_no = r.stream_no ORDER BY r.stream_no, r.party";
-
-/// What every party has.
-pub(super) const DROP: &str = "DELETE FROM segment WHERE stream_no = ?1 AND last_seq <= ?2";
 
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
@@ -109,7 +106,7 @@ pub(super) fn keep(
         .map(|party| state.memory.receipts.get(&(number, party.clone())).map_or(0, |at| at.seq))
         .min()
         .unwrap_or(0);
-    conn.prepare_cached(DROP)?.execute((number, int(all_have)))?;
+    segment::drop_through(conn, number, all_have)?;
     state.pending.receipts.push(receipt.clone());
     Ok(ReceiptVerdict::Newer)
 }

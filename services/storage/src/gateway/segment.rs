@@ -77,10 +77,11 @@ const BEHIND: &str = "SELECT first_seq, h_before, last_seq, h_after FROM segment
 const HASH_AFTER: &str = "SELECT h_after FROM segment WHERE stream_no = ?1 AND last_seq = ?2";
 const DROP_RANGE: &str =
     "DELETE FROM segment WHERE stream_no = ?1 AND last_seq > ?2 AND last_seq <= ?3";
+const DROP_THROUGH: &str = "DELETE FROM segment WHERE stream_no = ?1 AND last_seq <= ?2";
 
 /// Every statement that looks for segments; a test holds that none goes through all of a stream.
 #[cfg(test)]
-pub(super) const LOOKS: &[&str] = &[SEGMENTS, BEHIND, HASH_AFTER, DROP_RANGE];
+pub(super) const LOOKS: &[&str] = &[SEGMENTS, BEHIND, HASH_AFTER, DROP_RANGE, DROP_THROUGH];
 
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
@@ -259,6 +260,11 @@ fn beside(conn: &Connection, number: i64, segment: &SegmentWrite) -> rusqlite::R
         overlapping.push((before, Position { seq: uint(row.get(2)?), h: row.get(3)? }));
     }
     Ok(Beside { overlapping, next: None })
+}
+
+/// Drops what ends at this entry or before.
+pub(super) fn drop_through(conn: &Connection, number: i64, seq: u64) -> rusqlite::Result<()> {
+    conn.prepare_cached(DROP_THROUGH)?.execute((number, int(seq))).map(drop)
 }
 
 /// Whether the range is several that are held, packed as one: they follow one another, and lead from the
