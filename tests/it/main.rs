@@ -5,6 +5,7 @@
 mod certificates;
 mod contract;
 mod doors;
+mod explain;
 mod fault_canary;
 mod fault_disk;
 mod fault_kill;

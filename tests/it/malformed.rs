@@ -102,6 +102,10 @@ fn digest(bytes: &[u8], _: bool) -> bool {
     request.stream.is_some_and(|stream| StreamId::try_from(stream).is_ok())
 }
 
+fn agreed(body: &[u8]) -> bool {
+    proto::convert::agreement::decode(body, sha256(body)).is_ok()
+}
+
 fn fetch(bytes: &[u8], _: bool) -> bool {
     let Ok(request) = exchange::FetchRequest::decode(bytes) else { return false };
     request.stream.is_some_and(|stream| StreamId::try_from(stream).is_ok())
@@ -134,6 +138,15 @@ const TAKES: &[(&str, Take)] = &[
     ("wuling.agreement.v1.ListAgreementsRequest", plain::<agreement::ListAgreementsRequest>),
     ("wuling.agreement.v1.WatchStreamsRequest", plain::<agreement::WatchStreamsRequest>),
     ("wuling.agreement.v1.GetStreamDigestRequest", digest),
+    ("wuling.agreement.v1.ExplainRecordRequest", plain::<agreement::ExplainRecordRequest>),
+    ("wuling.agreement.v1.PreviewOperationRequest", |bytes, _| {
+        agreement::PreviewOperationRequest::decode(bytes)
+            .is_ok_and(|request| request.operation.is_some_and(operation))
+    }),
+    ("wuling.agreement.v1.DryRunAgreementRequest", |bytes, _| {
+        let request = agreement::DryRunAgreementRequest::decode(bytes);
+        request.is_ok_and(|request| agreed(&request.agreement))
+    }),
     ("wuling.exchange.v1.LinkRequest", |bytes, verify| {
         exchange::LinkRequest::decode(bytes).is_ok_and(|request| link_request(request, verify))
     }),
@@ -144,9 +157,7 @@ fn link_request(request: exchange::LinkRequest, verify: bool) -> bool {
     use exchange::link_request::Frame;
     match request.frame {
         Some(Frame::Hello(object)) => object_of(&object, verify),
-        Some(Frame::Agreement(object)) => {
-            proto::convert::agreement::decode(&object.body, sha256(&object.body)).is_ok()
-        }
+        Some(Frame::Agreement(object)) => agreed(&object.body),
         Some(Frame::Piece(piece)) => Assembler::new(sha256).take(piece).is_ok(),
         Some(Frame::Receipt(object) | Frame::Head(object)) => object_of(&object, verify),
         Some(Frame::Want(want)) => {

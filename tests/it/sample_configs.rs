@@ -14,6 +14,7 @@ fn every_sample_configuration_is_read_without_a_mistake() {
         let name = path.file_stem().unwrap().to_str().unwrap();
         match name.split('-').next() {
             Some("region") => drop(region::config::Config::load(&path).unwrap()),
+            Some("agreement") => drop(cli::terms::read(&path).unwrap()),
             Some("gateway") => drop(gateway::Config::load(&path).unwrap()),
             _ => panic!("no program reads {}", path.display()),
         }

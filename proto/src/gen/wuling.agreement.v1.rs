@@ -357,6 +357,342 @@ pub struct GetStreamDigestResponse {
     #[prost(uint64, repeated, tag = "5")]
     pub parked_seqs: ::prost::alloc::vec::Vec<u64>,
 }
+/// How far the newest entry of a record has come on its way to one party.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Delivery {
+    /// The party, slug of 1 to 63 bytes.
+    #[prost(string, tag = "1")]
+    pub party_region: ::prost::alloc::string::String,
+    /// How far.
+    #[prost(enumeration = "DeliveryState", tag = "2")]
+    pub state: i32,
+    /// When the receipt came that says so, with APPLIED and PARKED.
+    #[prost(message, optional, tag = "3")]
+    pub receive_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why it was parked; unspecified where the receipt no longer names it.
+    #[prost(enumeration = "super::super::kernel::v1::ErrorReason", tag = "4")]
+    pub parked_reason: i32,
+}
+/// What becomes of a record under one agreement.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Sharing {
+    /// The agreement, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub agreement_id: ::prost::bytes::Bytes,
+    /// Its version.
+    #[prost(uint32, tag = "2")]
+    pub agreement_version: u32,
+    /// Its title, 1 to 128 bytes.
+    #[prost(string, tag = "3")]
+    pub title: ::prost::alloc::string::String,
+    /// What the parties believe of the record; in a preview, what they would.
+    #[prost(enumeration = "Standing", tag = "4")]
+    pub standing: i32,
+    /// The clause that decides about the present revision, by its number from 1; 0 where none was asked.
+    #[prost(uint32, tag = "5")]
+    pub clause: u32,
+    /// Why the present revision is withheld, if it is.
+    #[prost(enumeration = "WithholdReason", tag = "6")]
+    pub withhold_reason: i32,
+    /// How exactly places on the ground leave by the clause.
+    #[prost(enumeration = "Precision", tag = "7")]
+    pub precision: i32,
+    /// What was shown is marked 未核实: no officer of the owner has accepted it.
+    #[prost(bool, tag = "8")]
+    pub unverified: bool,
+    /// Fields of the payload that were withheld from what was shown, in proto names, at most 64 of 1 to 64 bytes.
+    #[prost(string, repeated, tag = "9")]
+    pub withheld_fields: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Counts what was shown.
+    #[prost(uint64, tag = "10")]
+    pub share_n: u64,
+    /// The lane it went by.
+    #[prost(enumeration = "super::super::kernel::v1::Lane", tag = "11")]
+    pub lane: i32,
+    /// The stream of the newest entry; absent where there is none.
+    #[prost(message, optional, tag = "12")]
+    pub stream: ::core::option::Option<StreamKey>,
+    /// Its place there.
+    #[prost(uint64, tag = "13")]
+    pub seq: u64,
+    /// The revision that the newest entry shows or withdraws.
+    #[prost(message, optional, tag = "14")]
+    pub revision: ::core::option::Option<super::super::kernel::v1::Revision>,
+    /// One a party besides the owner, by id.
+    #[prost(message, repeated, tag = "15")]
+    pub deliveries: ::prost::alloc::vec::Vec<Delivery>,
+}
+/// Asks where a record is and why.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRecordRequest {
+    /// The record, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record_id: ::prost::bytes::Bytes,
+    /// The region that owns it; empty means this region.
+    #[prost(string, tag = "2")]
+    pub owner_region: ::prost::alloc::string::String,
+    /// Only what concerns this party; empty means all.
+    #[prost(string, tag = "3")]
+    pub party_region: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "4")]
+    pub purpose: i32,
+}
+/// Where a record is and why.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainRecordResponse {
+    /// Its present revision, as this region knows it.
+    #[prost(message, optional, tag = "1")]
+    pub revision: ::core::option::Option<super::super::kernel::v1::Revision>,
+    /// One an agreement: of all that name the owner as a party, for an own record; of the one by which it came,
+    /// for a neighbour's.
+    #[prost(message, repeated, tag = "2")]
+    pub sharings: ::prost::alloc::vec::Vec<Sharing>,
+    /// The link to the gateway is up.
+    #[prost(bool, tag = "3")]
+    pub link_up: bool,
+    /// Why it is not, for an engineer, 0 to 256 bytes.
+    #[prost(string, tag = "4")]
+    pub link_error: ::prost::alloc::string::String,
+    /// The server's clock.
+    #[prost(message, optional, tag = "5")]
+    pub server_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Asks who would see what.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PreviewOperationRequest {
+    /// The operation, as it would be pushed.
+    #[prost(message, optional, tag = "1")]
+    pub operation: ::core::option::Option<super::super::device::v1::Operation>,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "2")]
+    pub purpose: i32,
+}
+/// Who would see what.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PreviewOperationResponse {
+    /// One an agreement.
+    #[prost(message, repeated, tag = "1")]
+    pub sharings: ::prost::alloc::vec::Vec<PreviewedSharing>,
+}
+/// What would become of a record under one agreement.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PreviewedSharing {
+    /// What was decided.
+    #[prost(message, optional, tag = "1")]
+    pub sharing: ::core::option::Option<Sharing>,
+    /// What the parties would be sent; absent where it is nothing, or a withdrawal.
+    #[prost(message, optional, tag = "2")]
+    pub view: ::core::option::Option<super::super::kernel::v1::View>,
+}
+/// Asks what an agreement version would show.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DryRunAgreementRequest {
+    /// The encoded Agreement, signed or not; at most 1 MiB.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub agreement: ::prost::bytes::Bytes,
+    /// Records that were taken in so many days, 1 to 366; 0 means 30.
+    #[prost(uint32, tag = "2")]
+    pub days: u32,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "3")]
+    pub purpose: i32,
+}
+/// What an agreement version would show. Each record is judged as it is now, as if it were new.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DryRunAgreementResponse {
+    /// Version in force that it is compared with; 0 where there is none: then nothing is shown before.
+    #[prost(uint32, tag = "1")]
+    pub version_before: u32,
+    /// Records looked at: the newest 100,000 of the days asked for.
+    #[prost(uint64, tag = "2")]
+    pub record_count: u64,
+    /// There were more.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+    /// Records shown by the version in force.
+    #[prost(uint64, tag = "4")]
+    pub shown_before_count: u64,
+    /// Records shown by the version asked about.
+    #[prost(uint64, tag = "5")]
+    pub shown_count: u64,
+    /// Records shown by it and not before.
+    #[prost(uint64, tag = "6")]
+    pub gained_count: u64,
+    /// Records shown before and not by it.
+    #[prost(uint64, tag = "7")]
+    pub lost_count: u64,
+    /// Records of which it shows other fields, other places, or until another time.
+    #[prost(uint64, tag = "8")]
+    pub changed_count: u64,
+    /// The newest 200 of those three.
+    #[prost(message, repeated, tag = "9")]
+    pub changes: ::prost::alloc::vec::Vec<DryRunChange>,
+}
+/// A record that the two versions show differently.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DryRunChange {
+    /// The record, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record_id: ::prost::bytes::Bytes,
+    /// Its kind.
+    #[prost(enumeration = "super::super::kernel::v1::Kind", tag = "2")]
+    pub kind: i32,
+    /// What the version in force shows; absent where there is none.
+    #[prost(message, optional, tag = "3")]
+    pub before: ::core::option::Option<Sharing>,
+    /// What the version asked about would show.
+    #[prost(message, optional, tag = "4")]
+    pub after: ::core::option::Option<Sharing>,
+}
+/// Why a record is withheld, in the order in which it is asked. Where several clauses refuse, the one by
+/// which the record comes furthest decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WithholdReason {
+    /// It is not withheld.
+    Unspecified = 0,
+    /// The owner is no party.
+    NotAParty = 1,
+    /// The agreement is not in force.
+    NotInForce = 2,
+    /// It may not travel as far as the parties are.
+    Sensitivity = 3,
+    /// Disputes of this kind never leave.
+    DisputeKind = 4,
+    /// No clause grants the kind.
+    Kind = 5,
+    /// No clause grants the category.
+    Category = 6,
+    /// It does not lie where the clause holds, or nobody knows where it lies.
+    Place = 7,
+    /// No officer has accepted it.
+    Approval = 8,
+    /// It is below the lowest level granted.
+    Level = 9,
+    /// It is over: closed, completed, resolved, called off.
+    Over = 10,
+    /// Its time to be kept has passed.
+    Expired = 11,
+}
+impl WithholdReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WITHHOLD_REASON_UNSPECIFIED",
+            Self::NotAParty => "WITHHOLD_REASON_NOT_A_PARTY",
+            Self::NotInForce => "WITHHOLD_REASON_NOT_IN_FORCE",
+            Self::Sensitivity => "WITHHOLD_REASON_SENSITIVITY",
+            Self::DisputeKind => "WITHHOLD_REASON_DISPUTE_KIND",
+            Self::Kind => "WITHHOLD_REASON_KIND",
+            Self::Category => "WITHHOLD_REASON_CATEGORY",
+            Self::Place => "WITHHOLD_REASON_PLACE",
+            Self::Approval => "WITHHOLD_REASON_APPROVAL",
+            Self::Level => "WITHHOLD_REASON_LEVEL",
+            Self::Over => "WITHHOLD_REASON_OVER",
+            Self::Expired => "WITHHOLD_REASON_EXPIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WITHHOLD_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "WITHHOLD_REASON_NOT_A_PARTY" => Some(Self::NotAParty),
+            "WITHHOLD_REASON_NOT_IN_FORCE" => Some(Self::NotInForce),
+            "WITHHOLD_REASON_SENSITIVITY" => Some(Self::Sensitivity),
+            "WITHHOLD_REASON_DISPUTE_KIND" => Some(Self::DisputeKind),
+            "WITHHOLD_REASON_KIND" => Some(Self::Kind),
+            "WITHHOLD_REASON_CATEGORY" => Some(Self::Category),
+            "WITHHOLD_REASON_PLACE" => Some(Self::Place),
+            "WITHHOLD_REASON_APPROVAL" => Some(Self::Approval),
+            "WITHHOLD_REASON_LEVEL" => Some(Self::Level),
+            "WITHHOLD_REASON_OVER" => Some(Self::Over),
+            "WITHHOLD_REASON_EXPIRED" => Some(Self::Expired),
+            _ => None,
+        }
+    }
+}
+/// What an agreement's parties believe of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Standing {
+    /// They were never shown it.
+    Unspecified = 0,
+    /// It is shown.
+    Shown = 1,
+    /// It was shown for the last time.
+    Last = 2,
+    /// It was withdrawn.
+    Left = 3,
+}
+impl Standing {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STANDING_UNSPECIFIED",
+            Self::Shown => "STANDING_SHOWN",
+            Self::Last => "STANDING_LAST",
+            Self::Left => "STANDING_LEFT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STANDING_UNSPECIFIED" => Some(Self::Unspecified),
+            "STANDING_SHOWN" => Some(Self::Shown),
+            "STANDING_LAST" => Some(Self::Last),
+            "STANDING_LEFT" => Some(Self::Left),
+            _ => None,
+        }
+    }
+}
+/// How far an entry has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DeliveryState {
+    /// There is none: nothing was shown, or this is a preview.
+    Unspecified = 0,
+    /// On disk here, not yet at a gateway.
+    Queued = 1,
+    /// On disk at a gateway; the party has not said that it applied it.
+    Stored = 2,
+    /// The party has signed that it applied it.
+    Applied = 3,
+    /// The party has signed that it could not use it.
+    Parked = 4,
+}
+impl DeliveryState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DELIVERY_STATE_UNSPECIFIED",
+            Self::Queued => "DELIVERY_STATE_QUEUED",
+            Self::Stored => "DELIVERY_STATE_STORED",
+            Self::Applied => "DELIVERY_STATE_APPLIED",
+            Self::Parked => "DELIVERY_STATE_PARKED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DELIVERY_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "DELIVERY_STATE_QUEUED" => Some(Self::Queued),
+            "DELIVERY_STATE_STORED" => Some(Self::Stored),
+            "DELIVERY_STATE_APPLIED" => Some(Self::Applied),
+            "DELIVERY_STATE_PARKED" => Some(Self::Parked),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 #[cfg(feature = "rpc")]
 pub mod agreement_service_client {
@@ -540,6 +876,98 @@ pub mod agreement_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Where a record is and why: for every agreement and party the clause that decides, the fields withheld,
+        /// the place in the stream, how far it has come. For a neighbour's record, how it came here.
+        pub async fn explain_record(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainRecordResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/ExplainRecord",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "ExplainRecord",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Who would see what of an operation if it were pushed now. Nothing is kept.
+        pub async fn preview_operation(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PreviewOperationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PreviewOperationResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/PreviewOperation",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "PreviewOperation",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// What an agreement version would show of this region's records of the last days, beside what the version
+        /// in force shows. Nothing leaves and nothing is kept.
+        pub async fn dry_run_agreement(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DryRunAgreementRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DryRunAgreementResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/DryRunAgreement",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "DryRunAgreement",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -584,6 +1012,32 @@ pub mod agreement_service_server {
             request: tonic::Request<super::GetStreamDigestRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetStreamDigestResponse>,
+            tonic::Status,
+        >;
+        /// Where a record is and why: for every agreement and party the clause that decides, the fields withheld,
+        /// the place in the stream, how far it has come. For a neighbour's record, how it came here.
+        async fn explain_record(
+            &self,
+            request: tonic::Request<super::ExplainRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainRecordResponse>,
+            tonic::Status,
+        >;
+        /// Who would see what of an operation if it were pushed now. Nothing is kept.
+        async fn preview_operation(
+            &self,
+            request: tonic::Request<super::PreviewOperationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PreviewOperationResponse>,
+            tonic::Status,
+        >;
+        /// What an agreement version would show of this region's records of the last days, beside what the version
+        /// in force shows. Nothing leaves and nothing is kept.
+        async fn dry_run_agreement(
+            &self,
+            request: tonic::Request<super::DryRunAgreementRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DryRunAgreementResponse>,
             tonic::Status,
         >;
     }
@@ -788,6 +1242,144 @@ pub mod agreement_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetStreamDigestSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/ExplainRecord" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainRecordSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::ExplainRecordRequest>
+                    for ExplainRecordSvc<T> {
+                        type Response = super::ExplainRecordResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRecordRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::explain_record(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainRecordSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/PreviewOperation" => {
+                    #[allow(non_camel_case_types)]
+                    struct PreviewOperationSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::PreviewOperationRequest>
+                    for PreviewOperationSvc<T> {
+                        type Response = super::PreviewOperationResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PreviewOperationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::preview_operation(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PreviewOperationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/DryRunAgreement" => {
+                    #[allow(non_camel_case_types)]
+                    struct DryRunAgreementSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::DryRunAgreementRequest>
+                    for DryRunAgreementSvc<T> {
+                        type Response = super::DryRunAgreementResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DryRunAgreementRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::dry_run_agreement(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DryRunAgreementSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

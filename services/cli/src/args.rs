@@ -1,21 +1,19 @@
 //! The words of the command line, and what each calls.
 
+mod agreement;
+
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use cli::linkage::{self, RegionSpec, Terms};
+use cli::linkage::{self, RegionSpec};
 use cli::phone::{self, Phone};
-use cli::{bench, demo, geojson};
+use cli::{bench, demo, explain, geojson};
 use device::Draft;
-use domain::agreement::{AgreementForm, Clause, Grant, Release};
 use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
 use domain::kernel::{
-    Clock as _, Datum, FixSource, GatewayId, GeoPoint, LinkageId, Purpose, RegionId, Role,
+    Clock as _, Datum, FixSource, GatewayId, GeoPoint, LinkageId, RecordId, RegionId, Role,
 };
 use domain::operation::Change;
-use domain::outline::Outline;
 use domain::risk::{Event, EventSource, EventState, category};
-use prost::Message as _;
-use proto::kernel::v1::SignedObject;
 use runtime::clock::{SystemClock, SystemEntropy};
 use runtime::data_dir::{SHARED, write_atomic};
 use runtime::telemetry;
@@ -57,9 +55,29 @@ enum Word {
     Gateway(GatewayWord),
     /// Charters and agreements, as signed files 协议
     #[command(subcommand)]
-    Agreement(AgreementWord),
+    Agreement(agreement::Word),
+    /// Where a record is and why: who was shown what, how far it has come 溯源
+    Explain(Explain),
     /// A phone on the command line 手机
     Phone(PhoneArgs),
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// Folder of an enrolled desk
+    #[arg(long)]
+    store: PathBuf,
+    /// The region that owns the record, where it is a neighbour's
+    #[arg(long)]
+    owner: Option<RegionId>,
+    /// Only what concerns this party
+    #[arg(long)]
+    party: Option<RegionId>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+    /// The record
+    record: RecordId,
 }
 
 #[derive(Debug, Args)]
@@ -213,56 +231,6 @@ enum GatewayWord {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum AgreementWord {
-    /// Writes an agreement down, to be signed by every party
-    Propose {
-        /// A data folder with the linkage's trust
-        #[arg(long)]
-        data: PathBuf,
-        /// Title
-        #[arg(long)]
-        title: String,
-        /// A charter between a region and its superior
-        #[arg(long)]
-        charter: bool,
-        /// A party; name each
-        #[arg(long = "party", required = true)]
-        parties: Vec<RegionId>,
-        /// A clause as GRANT:RELEASE, such as EVENT_DETAIL:AT_ONCE
-        #[arg(long = "clause", required = true)]
-        clauses: Vec<String>,
-        /// Days in force
-        #[arg(long, default_value_t = 365)]
-        days: i64,
-        /// Where to write it
-        #[arg(long)]
-        out: PathBuf,
-    },
-    /// Adds a region's signature
-    Sign {
-        /// The data folder that holds the region's key
-        #[arg(long)]
-        data: PathBuf,
-        /// The region
-        #[arg(long)]
-        region: RegionId,
-        /// The agreement
-        file: PathBuf,
-    },
-    /// Puts an agreement that all have signed into a region's folder; counts from the next start
-    Install {
-        /// The data folder
-        #[arg(long)]
-        data: PathBuf,
-        /// The region
-        #[arg(long)]
-        region: RegionId,
-        /// The agreement
-        file: PathBuf,
-    },
-}
-
 #[derive(Debug, Args)]
 struct PhoneArgs {
     /// The phone's folder
@@ -317,7 +285,11 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
                 linkage::init_gateway(&data, &linkage, &gateway, &endpoint, SystemClock.now())?;
             write_card(&card, linkage, Vec::new(), vec![made])?;
         }
-        Word::Agreement(word) => agreement(word)?,
+        Word::Agreement(word) => agreement::run(word).await?,
+        Word::Explain(Explain { store, owner, party, json, record }) => {
+            let phone = Phone::open(&store, Arc::new(SystemClock), Arc::new(SystemEntropy))?;
+            explain::run(&phone, record, owner.as_ref(), party.as_ref(), json).await?;
+        }
         Word::Phone(PhoneArgs { store, word }) => of_phone(&store, word).await?,
     }
     Ok(true)
@@ -382,7 +354,12 @@ async fn region(word: RegionWord) -> Result<()> {
                 name_en: init.name_en,
                 superior: init.superior,
                 endpoint: String::new(),
-                outline: init.outline.as_deref().map(outline).transpose()?.unwrap_or_default(),
+                outline: init
+                    .outline
+                    .as_deref()
+                    .map(geojson::read)
+                    .transpose()?
+                    .unwrap_or_default(),
             };
             let made =
                 linkage::init_region(&init.data, &init.linkage, spec, now, &SystemEntropy).await?;
@@ -399,59 +376,11 @@ async fn region(word: RegionWord) -> Result<()> {
     }
 }
 
-fn outline(path: &Path) -> Result<Outline> {
-    let text = std::fs::read_to_string(path);
-    text.map_err(Into::into)
-        .and_then(|text| geojson::outline(&text))
-        .with_context(|| format!("{} is no outline", path.display()))
-}
-
 fn division(text: &str) -> Result<DivisionCode> {
     let mut parts = text.splitn(3, ':');
     let mut part = || parts.next().context("--code is SCHEME:CODE:EDITION");
     let scheme = CodeScheme::from_name(part()?).context("the scheme is GB2260, MCA10114 or NBS")?;
     Ok(DivisionCode { scheme, code: part()?.to_owned(), edition: part()?.to_owned() })
-}
-
-fn agreement(word: AgreementWord) -> Result<()> {
-    let now = SystemClock.now();
-    match word {
-        AgreementWord::Propose { data, title, charter, parties, clauses, days, out } => {
-            let terms = Terms {
-                form: if charter { AgreementForm::Charter } else { AgreementForm::Agreement },
-                title,
-                parties,
-                clauses: clauses.iter().map(|text| clause(text)).collect::<Result<_>>()?,
-                purposes: Purpose::ALL.to_vec(),
-                days,
-            };
-            let directory = linkage::read_directory(&data, now)?;
-            let object = linkage::propose(&directory, terms, now, &SystemEntropy)?;
-            write(&out, &object.encode_to_vec())
-        }
-        AgreementWord::Sign { data, region, file } => {
-            let mut object = read_agreement(&file)?;
-            linkage::sign_agreement(&mut object, &data, &region)?;
-            write(&file, &object.encode_to_vec())
-        }
-        AgreementWord::Install { data, region, file } => {
-            linkage::install_agreement(&read_agreement(&file)?, &data, &region, now).map(drop)
-        }
-    }
-}
-
-fn clause(text: &str) -> Result<Clause> {
-    let (grant, release) = text.split_once(':').context("--clause is GRANT:RELEASE")?;
-    let grant = Grant::from_name(grant).with_context(|| format!("`{grant}` is no grant"))?;
-    let release =
-        Release::from_name(release).with_context(|| format!("`{release}` is no release"))?;
-    Ok(Clause::whole(grant, release))
-}
-
-fn read_agreement(path: &Path) -> Result<SignedObject> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    SignedObject::decode(bytes.as_slice())
-        .with_context(|| format!("{} is no agreement", path.display()))
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]

@@ -3,6 +3,17 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use domain::outline::{Corner, Outline};
 use serde_json::Value;
+use std::path::Path;
+
+/// Reads a file of one.
+///
+/// # Errors
+/// When it cannot be read or is no such thing.
+pub fn read(path: &Path) -> Result<Outline> {
+    let text = std::fs::read_to_string(path).map_err(Into::into);
+    text.and_then(|text| outline(&text))
+        .with_context(|| format!("{} is no outline", path.display()))
+}
 
 /// Reads a `Polygon` or `MultiPolygon`, bare or in a `Feature`. Its size is checked where it is signed.
 ///

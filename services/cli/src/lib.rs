@@ -10,6 +10,8 @@
 pub mod bench;
 pub mod client;
 pub mod demo;
+pub mod explain;
 pub mod geojson;
 pub mod linkage;
 pub mod phone;
+pub mod terms;

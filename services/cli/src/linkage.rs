@@ -225,9 +225,34 @@ pub struct Terms {
     pub purposes: Vec<Purpose>,
     /// In force for so many days.
     pub days: i64,
+    /// Days that parties keep a view.
+    pub retention_days: Option<u32>,
+    /// The agreement and the version of it that these terms shall replace.
+    pub supersedes: Option<(AgreementId, u32)>,
 }
 
-/// Writes an agreement down, first version, not yet signed.
+impl Terms {
+    /// Terms for all purposes and a year.
+    pub fn plain(
+        form: AgreementForm,
+        title: String,
+        parties: Vec<RegionId>,
+        clauses: Vec<Clause>,
+    ) -> Self {
+        Self {
+            form,
+            title,
+            parties,
+            clauses,
+            purposes: Purpose::ALL.to_vec(),
+            days: 365,
+            retention_days: None,
+            supersedes: None,
+        }
+    }
+}
+
+/// Writes an agreement version down, not yet signed.
 ///
 /// # Errors
 /// When a party is not in the directory or the terms are not well formed.
@@ -238,29 +263,45 @@ pub fn propose(
     entropy: &dyn Entropy,
 ) -> Result<SignedObject> {
     let mut parties = Vec::with_capacity(terms.parties.len());
-    for region in terms.parties {
-        let Some(listed) = directory.regions.get(&region) else {
+    for region in &terms.parties {
+        let Some(listed) = directory.regions.get(region) else {
             bail!("region {region} is not in the directory")
         };
-        parties.push(Party { region, signing_key_sha256: key_fingerprint(&listed.signing_key) });
+        let signing_key_sha256 = key_fingerprint(&listed.signing_key);
+        parties.push(Party { region: region.clone(), signing_key_sha256 });
     }
     parties.sort_by(|a, b| a.region.cmp(&b.region));
-    let agreement = Agreement {
-        agreement_id: AgreementId::mint(now, entropy),
-        version: 1,
-        form: terms.form,
-        title: terms.title,
-        parties,
-        clauses: terms.clauses,
-        purposes: terms.purposes,
-        started_at: now,
-        ended_at: now.plus_days(terms.days),
-        retention_days: None,
-        sha256: [0; 32],
-    };
-    let body = convert::agreement::encode(&agreement);
+    let body = convert::agreement::encode(&written(terms, parties, now, entropy));
     convert::agreement::decode(&body, sha256(&body)).context("the terms are not well formed")?;
     Ok(SignedObject { body, signatures: Vec::new() })
+}
+
+/// The agreement version that says these terms between these parties from now on.
+pub(crate) fn written(
+    terms: Terms,
+    parties: Vec<Party>,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Agreement {
+    let Terms { form, title, parties: _, clauses, purposes, days, retention_days, supersedes } =
+        terms;
+    let (agreement_id, version) = supersedes.map_or_else(
+        || (AgreementId::mint(now, entropy), 1),
+        |(id, version)| (id, version.saturating_add(1)),
+    );
+    Agreement {
+        agreement_id,
+        version,
+        form,
+        title,
+        parties,
+        clauses,
+        purposes,
+        started_at: now,
+        ended_at: now.plus_days(days),
+        retention_days,
+        sha256: [0; 32],
+    }
 }
 
 /// Adds a region's signature to an agreement.

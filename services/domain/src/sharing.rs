@@ -74,32 +74,33 @@ code_table! {
     }
 }
 
-/// Why a revision is withheld, in the order in which it is asked. Where several clauses refuse, the
-/// one that comes furthest decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Withhold {
-    /// The owner is no party.
-    NotAParty,
-    /// The agreement is not in force.
-    NotInForce,
-    /// It may not travel as far as the parties are.
-    Sensitivity,
-    /// Disputes of this kind never leave.
-    DisputeKind,
-    /// No clause grants the kind.
-    Kind,
-    /// No clause grants the category.
-    Category,
-    /// It does not lie where the clause holds, or nobody knows where it lies.
-    Place,
-    /// No officer has accepted it.
-    Approval,
-    /// It is below the lowest level granted.
-    Level,
-    /// It is over: closed, completed, resolved, called off.
-    Over,
-    /// Its time to be kept has passed.
-    Expired,
+code_table! {
+    /// Why a revision is withheld, in the order in which it is asked. Where several clauses refuse, the
+    /// one that comes furthest decides.
+    Withhold {
+        /// The owner is no party.
+        NotAParty = 1 "NOT_A_PARTY",
+        /// The agreement is not in force.
+        NotInForce = 2 "NOT_IN_FORCE",
+        /// It may not travel as far as the parties are.
+        Sensitivity = 3 "SENSITIVITY",
+        /// Disputes of this kind never leave.
+        DisputeKind = 4 "DISPUTE_KIND",
+        /// No clause grants the kind.
+        Kind = 5 "KIND",
+        /// No clause grants the category.
+        Category = 6 "CATEGORY",
+        /// It does not lie where the clause holds, or nobody knows where it lies.
+        Place = 7 "PLACE",
+        /// No officer has accepted it.
+        Approval = 8 "APPROVAL",
+        /// It is below the lowest level granted.
+        Level = 9 "LEVEL",
+        /// It is over: closed, completed, resolved, called off.
+        Over = 10 "OVER",
+        /// Its time to be kept has passed.
+        Expired = 11 "EXPIRED",
+    }
 }
 
 impl Withhold {
@@ -162,12 +163,40 @@ pub fn share(
         }
         (Verdict::In(clause), _) => show(clause, false),
         (Verdict::Gone(clause, _), Some(_)) => show(clause, true),
-        (Verdict::Gone(_, why), None) | (Verdict::Out(why), None) => Decision::Nothing(why),
-        (Verdict::Out(why), Some(_)) => match why.leave_reason() {
+        (Verdict::Gone(_, why), None) | (Verdict::Out(_, why), None) => Decision::Nothing(why),
+        (Verdict::Out(_, why), Some(_)) => match why.leave_reason() {
             Some(reason) => Decision::Leave(Leave { share_n, lane, reason }),
             None => Decision::Nothing(why),
         },
     }
+}
+
+/// What the terms say of a revision, without regard to what was shown before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruling<'a> {
+    /// The clause that lets it leave; where none does, the one by which it came furthest.
+    pub clause: Option<(usize, &'a Clause)>,
+    /// Why it does not leave; `None` where it does.
+    pub withhold: Option<Withhold>,
+}
+
+/// Says which clause [`share`] goes by, and why.
+pub fn explain<'a>(
+    record: &Record,
+    agreement: &'a Agreement,
+    directory: &Directory,
+    now: Timestamp,
+) -> Ruling<'a> {
+    let (clause, withhold) = match judge(record, agreement, directory, now) {
+        Verdict::In(clause) => (Some(clause), None),
+        Verdict::Gone(clause, why) => (Some(clause), Some(why)),
+        Verdict::Out(clause, why) => (clause, Some(why)),
+    };
+    let expired = (record.meta.expires_at <= now).then_some(Withhold::Expired);
+    let clause = clause.and_then(|clause| {
+        agreement.clauses.iter().enumerate().find(|(_, of)| std::ptr::eq(*of, clause))
+    });
+    Ruling { clause, withhold: withhold.or(expired) }
 }
 
 /// Whether a revision qualifies, without regard to what was shown before.
@@ -176,8 +205,8 @@ enum Verdict<'a> {
     In(&'a Clause),
     /// It would by this clause, but for its level or because it is over.
     Gone(&'a Clause, Withhold),
-    /// It does not.
-    Out(Withhold),
+    /// It does not; by this clause it came furthest.
+    Out(Option<&'a Clause>, Withhold),
 }
 
 fn judge<'a>(
@@ -187,18 +216,18 @@ fn judge<'a>(
     now: Timestamp,
 ) -> Verdict<'a> {
     if !agreement.has_party(&record.meta.owner_region) {
-        return Verdict::Out(Withhold::NotAParty);
+        return Verdict::Out(None, Withhold::NotAParty);
     }
     if !agreement.in_force(now) {
-        return Verdict::Out(Withhold::NotInForce);
+        return Verdict::Out(None, Withhold::NotInForce);
     }
     if !may_travel(record, agreement, directory) {
-        return Verdict::Out(Withhold::Sensitivity);
+        return Verdict::Out(None, Withhold::Sensitivity);
     }
     if record.body.category().is_some_and(|category| KEPT_HOME.contains(&category)) {
-        return Verdict::Out(Withhold::DisputeKind);
+        return Verdict::Out(None, Withhold::DisputeKind);
     }
-    let mut verdict = Verdict::Out(Withhold::Kind);
+    let mut verdict = Verdict::Out(None, Withhold::Kind);
     let mut furthest = Withhold::Kind;
     for clause in &agreement.clauses {
         match obstacle(record, clause, agreement, directory) {
@@ -209,7 +238,7 @@ fn judge<'a>(
                 verdict = if why == Withhold::Level {
                     Verdict::Gone(clause, why)
                 } else {
-                    Verdict::Out(why)
+                    Verdict::Out(Some(clause), why)
                 };
             }
             Some(_) => {}

@@ -1,5 +1,6 @@
 //! Streams: ordered logs of what a region shows under one agreement version, by lane.
 
+use crate::code_table;
 use crate::kernel::{AgreementId, Epoch, Lane, RegionId};
 
 /// Names a stream.
@@ -71,15 +72,16 @@ pub struct LastShown {
     pub standing: Standing,
 }
 
-/// What a recipient believes of a record it was shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It is shown.
-    Shown,
-    /// It was shown for the last time.
-    Last,
-    /// It was withdrawn.
-    Left,
+code_table! {
+    /// What a recipient believes of a record it was shown.
+    Standing {
+        /// It is shown.
+        Shown = 1 "SHOWN",
+        /// It was shown for the last time.
+        Last = 2 "LAST",
+        /// It was withdrawn.
+        Left = 3 "LEFT",
+    }
 }
 
 /// What an origin has shown of a record, by agreement: all that `sharing::share` remembers of it.
@@ -114,11 +116,7 @@ impl Shown {
             out.extend_from_slice(agreement.as_bytes());
             out.extend_from_slice(&share_n.to_be_bytes());
             out.push(u8::try_from(lane.code()).unwrap_or(u8::MAX));
-            out.push(match standing {
-                Standing::Shown => 1,
-                Standing::Last => 2,
-                Standing::Left => 3,
-            });
+            out.push(u8::try_from(standing.code()).unwrap_or(u8::MAX));
         }
         out
     }
@@ -132,12 +130,7 @@ impl Shown {
             let &[lane, standing] = rest else { return None };
             let share_n = u64::from_be_bytes(share_n.try_into().ok()?);
             let lane = Lane::try_from(i64::from(lane)).ok()?;
-            let standing = match standing {
-                1 => Standing::Shown,
-                2 => Standing::Last,
-                3 => Standing::Left,
-                _ => return None,
-            };
+            let standing = Standing::try_from(i64::from(standing)).ok()?;
             Some((AgreementId::from_slice(agreement)?, LastShown { share_n, lane, standing }))
         };
         let parts: Vec<_> = parts.iter().map(read).collect::<Option<_>>()?;

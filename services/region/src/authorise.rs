@@ -50,6 +50,9 @@ pub const TABLE: &[(&str, Access)] = &[
     ("wuling.agreement.v1.AgreementService/ListAgreements", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/WatchStreams", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/GetStreamDigest", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/ExplainRecord", Access::Roles(DESK)),
+    ("wuling.agreement.v1.AgreementService/PreviewOperation", Access::Roles(STAFF)),
+    ("wuling.agreement.v1.AgreementService/DryRunAgreement", Access::Roles(OPERATORS)),
 ];
 
 /// Every method that a caller can ask for.

@@ -137,6 +137,19 @@ pub(crate) async fn release_held(
     Ok(answers.iter().filter(moved).count())
 }
 
+/// What would become of an operation, and what was shown of its record before. Nothing is kept.
+pub(crate) async fn try_out(
+    region: &Hosted,
+    sender: &Sender,
+    operation: Operation,
+) -> Result<(Answer, Shown), OperationsError> {
+    let one = Incoming { operation, digest: [0; 16], encoded: Bytes::new() };
+    let ground = Ground::read(region, std::slice::from_ref(&one)).await?;
+    let answer = judge(region, sender, &one.operation, &ground);
+    let before = ground.records.get(&one.operation.record_id);
+    Ok((answer, before.map(|present| present.shown.clone()).unwrap_or_default()))
+}
+
 /// Whether an operation rests on nothing that was there before.
 pub(crate) fn stands_alone(operation: &Operation) -> bool {
     operation.change.creates()

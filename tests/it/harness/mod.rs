@@ -115,14 +115,9 @@ fn agree(
 ) {
     let now = SystemClock.now();
     let clause = |&(grant, release): &(Grant, Release)| Clause::whole(grant, release);
-    let terms = Terms {
-        form,
-        title: "中坝河边界联防".to_owned(),
-        parties: parties.map(region).to_vec(),
-        clauses: clauses.iter().map(clause).collect(),
-        purposes: Purpose::ALL.to_vec(),
-        days: 365,
-    };
+    let clauses = clauses.iter().map(clause).collect();
+    let parties = parties.map(region).to_vec();
+    let terms = Terms::plain(form, "中坝河边界联防".to_owned(), parties, clauses);
     let data = |id: &RegionId| dir.join(data_of(id.as_str()));
     linkage::conclude(directory, terms, data, now, &SystemEntropy).unwrap();
 }

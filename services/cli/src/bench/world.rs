@@ -6,9 +6,7 @@ use crate::phone::{self, Phone};
 use anyhow::{Context as _, Result, bail, ensure};
 use domain::agreement::{AgreementForm, Clause, Grant, Release};
 use domain::directory::{Directory, RegionLevel};
-use domain::kernel::{
-    Clock as _, Entropy as _, Epoch, GatewayId, LinkageId, Purpose, RegionId, Role,
-};
+use domain::kernel::{Clock as _, Entropy as _, Epoch, GatewayId, LinkageId, RegionId, Role};
 use domain::outline::Outline;
 use runtime::clock::{SystemClock, SystemEntropy};
 use std::net::TcpListener;
@@ -193,14 +191,9 @@ fn data_of(dir: &Path, id: &RegionId) -> PathBuf {
 /// Proposes, has all sign, hands it to all.
 fn agree(dir: &Path, directory: &Directory, parties: &[RegionId]) -> Result<()> {
     let now = SystemClock.now();
-    let terms = Terms {
-        form: AgreementForm::Agreement,
-        title: "边界联防".to_owned(),
-        parties: parties.to_vec(),
-        clauses: vec![Clause::whole(Grant::EventDetail, Release::AtOnce)],
-        purposes: Purpose::ALL.to_vec(),
-        days: 365,
-    };
+    let clauses = vec![Clause::whole(Grant::EventDetail, Release::AtOnce)];
+    let title = "边界联防".to_owned();
+    let terms = Terms::plain(AgreementForm::Agreement, title, parties.to_vec(), clauses);
     linkage::conclude(directory, terms, |id| data_of(dir, id), now, &SystemEntropy)
 }
 

@@ -7,7 +7,7 @@ use crate::linkage::{self, RegionSpec, Terms};
 use crate::phone;
 use anyhow::{Context as _, Result};
 use domain::agreement::{AgreementForm, Clause, Grant, Release};
-use domain::kernel::{Clock, Entropy, GatewayId, LinkageId, Purpose, RegionId, Role};
+use domain::kernel::{Clock, Entropy, GatewayId, LinkageId, RegionId, Role};
 use region::config::HostedConfig;
 use region::server::Server;
 use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
@@ -191,33 +191,23 @@ async fn set_up(
 fn agreements(regions: &[DemoRegion]) -> Result<Vec<Terms>> {
     let clause = |grant| Clause::whole(grant, Release::AtOnce);
     let all = || vec![clause(Grant::Sos), clause(Grant::EventDetail), clause(Grant::PatrolSummary)];
-    let purposes =
-        || vec![Purpose::Duty, Purpose::Emergency, Purpose::Supervision, Purpose::Operation];
-    let terms = |form, title: String, parties, clauses| Terms {
-        form,
-        title,
-        parties,
-        clauses,
-        purposes: purposes(),
-        days: 365,
-    };
     let mut agreements = Vec::new();
     for township in regions.iter().filter(|region| region.superior.is_some()) {
         let parties = vec![township.id.clone(), DISTRICT.parse()?];
         let title = format!("{}属地协议", township.name_zh);
-        agreements.push(terms(AgreementForm::Charter, title, parties, all()));
+        agreements.push(Terms::plain(AgreementForm::Charter, title, parties, all()));
     }
     let counties =
         regions.iter().filter(|region| region.superior.is_none()).map(|region| region.id.clone());
     let summary = vec![clause(Grant::Sos), clause(Grant::EventSummary)];
-    agreements.push(terms(
+    agreements.push(Terms::plain(
         AgreementForm::Agreement,
         "武陵山区联防协议".to_owned(),
         counties.collect(),
         summary,
     ));
     let border = vec![TOWNSHIP.parse()?, CUT.parse()?];
-    agreements.push(terms(
+    agreements.push(Terms::plain(
         AgreementForm::Agreement,
         "中坝河边界联防协议".to_owned(),
         border,

@@ -535,6 +535,8 @@ proptest! {
         prop_assert_eq!(&decision, &share(&record, &agreement, &directory, last.as_ref(), NOW));
         prop_assume!(oracle::is_clear(&record, &agreement));
         oracle::check(&record, &agreement, last.as_ref(), &decision);
+        let ruling = explain(&record, &agreement, &directory, NOW);
+        oracle::check_ruling(&record, &agreement, last.as_ref(), &decision, &ruling);
     }
 }
 

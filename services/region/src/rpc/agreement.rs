@@ -1,11 +1,12 @@
 //! `AgreementService`: what this region shares, and how far it has got.
 
-use super::Services;
+use super::{Services, explain};
 use crate::hosted::Hosted;
 use crate::status::{malformed, refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
 use domain::kernel::Reason;
 use domain::stream::StreamId;
+use exchange::status::State;
 use proto::agreement::v1 as pb;
 use proto::agreement::v1::agreement_service_server::AgreementService;
 use proto::convert::kernel::encode_time;
@@ -73,6 +74,57 @@ impl AgreementService for Services {
         region.disclose(&caller, purpose, "GetStreamDigest", (0, 0), 0).await.map_err(unwritten)?;
         Ok(Response::new(answer))
     }
+
+    async fn explain_record(
+        &self,
+        request: Request<pb::ExplainRecordRequest>,
+    ) -> Result<Response<pb::ExplainRecordResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/ExplainRecord").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        let answer = explain::explain_record(&region, &request).await?;
+        region.disclose(&caller, purpose, "ExplainRecord", (0, 0), 1).await.map_err(unwritten)?;
+        Ok(Response::new(answer))
+    }
+
+    async fn preview_operation(
+        &self,
+        request: Request<pb::PreviewOperationRequest>,
+    ) -> Result<Response<pb::PreviewOperationResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/PreviewOperation").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        let answer = explain::preview(&region, &caller, request.operation).await?;
+        region
+            .disclose(&caller, purpose, "PreviewOperation", (0, 0), 1)
+            .await
+            .map_err(unwritten)?;
+        Ok(Response::new(answer))
+    }
+
+    async fn dry_run_agreement(
+        &self,
+        request: Request<pb::DryRunAgreementRequest>,
+    ) -> Result<Response<pb::DryRunAgreementResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/DryRunAgreement").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        let answer = explain::dry_run(&region, &request).await?;
+        let named = answer.changes.len();
+        region
+            .disclose(&caller, purpose, "DryRunAgreement", (0, 0), named)
+            .await
+            .map_err(unwritten)?;
+        Ok(Response::new(answer))
+    }
+}
+
+/// Why the link is down, no longer than an answer carries.
+pub(super) fn link_error(links: &State) -> String {
+    links.error[..links.error.floor_char_boundary(LINK_ERROR_BYTES_MAX)].to_owned()
 }
 
 async fn watch_states(
@@ -140,7 +192,7 @@ async fn states(region: &Hosted) -> Result<pb::WatchStreamsResponse, ReadError> 
     Ok(pb::WatchStreamsResponse {
         streams,
         link_up: links.links_up > 0,
-        link_error: links.error[..links.error.floor_char_boundary(LINK_ERROR_BYTES_MAX)].to_owned(),
+        link_error: link_error(&links),
         server_time: Some(encode_time(region.now())),
     })
 }

@@ -136,8 +136,8 @@ pub(crate) async fn get(
         let row = region.store.find_view(&owner, record).await;
         let row = row.map_err(|error| unreadable(&error))?;
         let view = row
-            .filter(|(of, _)| *of == kind)
-            .map(|(_, encoded)| shown(FeedSource::View, encoded))
+            .filter(|found| found.kind == kind && found.source == FeedSource::View)
+            .map(|found| shown(found.source, found.encoded))
             .transpose()?;
         view.filter(|view| view.meta.owner_region == owner.as_str())
     };

@@ -4,6 +4,7 @@ pub(crate) mod agreement;
 pub(crate) mod desk;
 pub(crate) mod device;
 pub(crate) mod directory;
+mod explain;
 pub(crate) mod patrol;
 pub(crate) mod risk;
 

@@ -61,6 +61,17 @@ pub struct RecordRow {
     pub encoded: Bytes,
 }
 
+/// What is known of a neighbour's record.
+#[derive(Clone, Debug)]
+pub struct ViewFound {
+    /// Its kind.
+    pub kind: Kind,
+    /// A view or a withdrawal.
+    pub source: FeedSource,
+    /// The encoded view or withdrawal; opaque here.
+    pub encoded: Bytes,
+}
+
 /// A row of a page.
 #[derive(Clone, Debug)]
 pub struct ListedRow {
@@ -76,7 +87,7 @@ const FEED: &str = "SELECT feed_seq, kind, 1 AS source, encoded FROM record WHER
     UNION ALL SELECT feed_seq, kind, 2 + withdrawn, encoded FROM view WHERE feed_seq > $1 AND current = 1
     ORDER BY feed_seq LIMIT $2";
 const RECORD_ONE: &str = "SELECT record_id, kind, revision_t, revision_epoch, revision_n, encoded, shown FROM record WHERE record_id = $1";
-// The newest view of a record; nothing when it was withdrawn.
+// The newest view of a record, or its withdrawal.
 const VIEW_ONE: &str =
     "SELECT kind, withdrawn, encoded FROM view WHERE record_id = $1 AND birth_region = $2 AND current = 1
     ORDER BY revision_t DESC, revision_epoch DESC, revision_n DESC, share_n DESC LIMIT 1";
@@ -148,7 +159,7 @@ impl Store {
         .transpose()
     }
 
-    /// The newest view of a neighbour's record, unless it was withdrawn.
+    /// The newest view of a neighbour's record, or its withdrawal.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -157,15 +168,17 @@ impl Store {
         &self,
         birth_region: &RegionId,
         record: RecordId,
-    ) -> Result<Option<(Kind, Bytes)>, ReadError> {
+    ) -> Result<Option<ViewFound>, ReadError> {
         let row = sqlx::query(VIEW_ONE)
             .bind(record.as_bytes().as_slice())
             .bind(birth_region.as_str())
             .fetch_optional(&self.readers)
             .await?;
-        let Some(row) = row else { return Ok(None) };
-        let withdrawn: i64 = row.try_get(1)?;
-        Ok((withdrawn == 0).then_some((kind(row.try_get(0)?)?, bytes(&row, 2)?)))
+        row.map(|row| {
+            let source = if row.try_get(1)? { FeedSource::Withdrawal } else { FeedSource::View };
+            Ok(ViewFound { kind: kind(row.try_get(0)?)?, source, encoded: bytes(&row, 2)? })
+        })
+        .transpose()
     }
 
     /// A page of a kind, newest first: own records and, with `views`, the neighbours'.

@@ -20,7 +20,7 @@ pub use device::{
     DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode, RevokedDevice, issue_code, revoke_device,
 };
 pub use disclosure::{Disclosure, Watcher};
-pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, Views};
+pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, ViewFound, Views};
 pub use outbox::OutboxEntry;
 pub use stream::{DigestRow, ReceiptRow, StreamRow};
 

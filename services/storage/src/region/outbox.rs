@@ -5,7 +5,7 @@ use super::{ShareWrite, State, Store, Tail};
 use crate::ReadError;
 use crate::sqlite::{int, uint};
 use bytes::{Buf as _, BufMut as _, Bytes};
-use domain::kernel::Timestamp;
+use domain::kernel::{RecordId, Timestamp};
 use domain::stream::{Position, StreamId};
 use rusqlite::Connection;
 use sqlx::Row as _;
@@ -186,6 +186,12 @@ const RANGE: &str = "SELECT o.first_seq, o.h_before, o.entries FROM stream s JOI
       (SELECT min(r.last_seq) FROM outbox r WHERE r.stream_no = s.stream_no AND r.last_seq >= $3), $3)
     ORDER BY o.last_seq";
 
+// A record's id stands in its entries as it is. Whoever explains where a record is pays for this search;
+// an index would cost every commit.
+const NEWEST_WITH: &str = "SELECT o.first_seq, o.h_before, o.entries FROM stream s JOIN outbox o ON o.stream_no = s.stream_no
+    WHERE s.stream_id = $1 AND o.first_seq < $2 AND instr(o.entries, $3) > 0
+    ORDER BY o.last_seq DESC LIMIT 1";
+
 /// Runs that were read last, one a stream: who reads a stream entry by entry, far behind its end, would
 /// read each run as often as it has entries.
 #[derive(Debug, Default)]
@@ -212,7 +218,23 @@ impl Recent {
 
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[RANGE];
+pub(super) const STATEMENTS: &[&str] = &[RANGE, NEWEST_WITH];
+
+/// The place before a run, and its entries.
+fn run_of(
+    stream: &StreamId,
+    row: &sqlx::sqlite::SqliteRow,
+) -> Result<(Position, Vec<OutboxEntry>), ReadError> {
+    let h = match row.try_get::<Option<&[u8]>, _>(1)? {
+        None => Some(seal::chain::genesis(stream)),
+        Some(h) => h.try_into().ok(),
+    };
+    let seq = uint(row.try_get(0)?).saturating_sub(1);
+    let before = h.map(|h| Position { seq, h });
+    let run: Vec<u8> = row.try_get(2)?;
+    let run = before.and_then(|before| Some((before, decode(before, run.into())?)));
+    run.ok_or(ReadError::Inconsistent("outbox.entries"))
+}
 
 impl Store {
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -253,16 +275,7 @@ impl Store {
         let mut entries = Vec::new();
         let mut newest = None;
         for row in &rows {
-            let inconsistent = ReadError::Inconsistent("outbox.entries");
-            let h = match row.try_get::<Option<&[u8]>, _>(1)? {
-                None => Some(seal::chain::genesis(stream)),
-                Some(h) => h.try_into().ok(),
-            };
-            let seq = uint(row.try_get(0)?).saturating_sub(1);
-            let before = h.map(|h| Position { seq, h });
-            let run: Vec<u8> = row.try_get(2)?;
-            let run = before.and_then(|before| Some((before, decode(before, run.into())?)));
-            let (before, run) = run.ok_or(inconsistent)?;
+            let (before, run) = run_of(stream, row)?;
             entries.extend_from_slice(&run);
             newest = Some((before, run));
         }
@@ -271,6 +284,34 @@ impl Store {
         }
         entries.retain(|entry| (after + 1..=last).contains(&entry.position.seq));
         Ok(entries)
+    }
+
+    /// The newest entry of a stream that holds the record's id and is the one looked for.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.outbox_entry.find", level = "debug", skip_all)]
+    pub async fn find_entry_with(
+        &self,
+        stream: &StreamId,
+        record: RecordId,
+        is_it: impl Fn(&OutboxEntry) -> bool,
+    ) -> Result<Option<OutboxEntry>, ReadError> {
+        let mut before = i64::MAX;
+        loop {
+            let row = sqlx::query(NEWEST_WITH)
+                .bind(stream.to_bytes())
+                .bind(before)
+                .bind(record.as_bytes().as_slice())
+                .fetch_optional(&self.readers)
+                .await?;
+            let Some(row) = row else { return Ok(None) };
+            let (at, run) = run_of(stream, &row)?;
+            if let Some(found) = run.into_iter().rev().find(&is_it) {
+                return Ok(Some(found));
+            }
+            before = int(at.seq + 1);
+        }
     }
 
     /// Chain hash of a stream this region writes, at `seq`; `None` when it does not go so far.

@@ -264,3 +264,37 @@ async fn a_store_opened_again_goes_on_where_it_was() {
     assert_eq!(rows[2].position, chain(&of, all));
     assert_eq!(world.store.list_feed(0, 9).await.unwrap().items[0].feed_seq, 2);
 }
+
+#[tokio::test]
+async fn the_newest_entry_of_a_record_is_found_behind_others_that_name_it() {
+    let world = World::new().await;
+    let of = stream("xiaonanhai", Lane::Routine);
+    let naming = |n, revision, text: &str| {
+        let mut item = shown(&of, n, n, revision);
+        let write = item.write.as_mut().unwrap();
+        write.shares[0].entry = [text.as_bytes(), record(1).as_bytes()].concat().into();
+        item
+    };
+    let long = "x".repeat(40_000);
+    world.store.commit(commit(vec![naming(1, 1, "own first"), shown(&of, 2, 2, 1)])).await.unwrap();
+    // Each in a run of its own.
+    for (n, text) in [(3, format!("{long} own")), (4, format!("{long} other")), (5, "other".into())]
+    {
+        world.store.commit(commit(vec![naming(n, 1, &text)])).await.unwrap();
+    }
+    let find = async |text: &str| {
+        let is_it = |held: &storage::region::OutboxEntry| {
+            held.entry.windows(text.len()).any(|part| part == text.as_bytes())
+        };
+        let found = world.store.find_entry_with(&of, record(1), is_it).await.unwrap();
+        found.map(|found| found.position.seq)
+    };
+    assert_eq!(find("own").await, Some(4), "the newest of several");
+    assert_eq!(find("own first").await, Some(2));
+    assert_eq!(find("other").await, Some(6));
+    assert_eq!(find("nothing").await, None);
+    let never = stream("xiaonanhai", Lane::Alert);
+    assert!(world.store.find_entry_with(&never, record(1), |_| true).await.unwrap().is_none());
+    let found = world.store.find_entry_with(&of, record(9), |_| true).await.unwrap();
+    assert!(found.is_none(), "no entry names it");
+}

@@ -1,7 +1,7 @@
 //! What `share` must answer, said a second time without its code: each clause is a list of
 //! complaints, and the answer is read off the lists.
 
-use super::super::{Decision, Leave, LeaveReason, View, Withhold};
+use super::super::{Decision, Leave, LeaveReason, Ruling, View, Withhold};
 use crate::agreement::{Agreement, Area, Clause};
 use crate::fixture::{NOW, outlines};
 use crate::kernel::{GeoPoint, Lane, Sensitivity};
@@ -217,6 +217,44 @@ pub(super) fn check(
         withdrawn(decision, visible, Withhold::Kind, Some(LeaveReason::Category));
     }
     counts(record, last, decision);
+}
+
+/// Holds what is explained against what was decided, and the clause it names against its complaints.
+pub(super) fn check_ruling(
+    record: &Record,
+    agreement: &Agreement,
+    last: Option<&LastShown>,
+    decision: &Decision,
+    ruling: &Ruling<'_>,
+) {
+    let visible = last.is_some_and(|last| last.standing == Standing::Shown);
+    match decision {
+        Decision::Nothing(why) => assert_eq!(ruling.withhold, Some(*why)),
+        Decision::Leave(leave) => {
+            assert_eq!(ruling.withhold.and_then(Withhold::leave_reason), Some(leave.reason));
+        }
+        Decision::Show(View { last: true, .. }) => {
+            assert!(matches!(ruling.withhold, Some(Withhold::Level | Withhold::Over)));
+        }
+        Decision::Show(_) => {
+            assert!(ruling.withhold.is_none() || (visible && record.meta.expires_at <= NOW));
+        }
+    }
+    let Some((index, clause)) = ruling.clause else {
+        assert!(ruling.withhold.is_some());
+        return;
+    };
+    assert_eq!(Some(clause), agreement.clauses.get(index));
+    let found = complaints(record, clause, agreement);
+    let word = match ruling.withhold {
+        Some(Withhold::Category) => "category",
+        Some(Withhold::Place) => "place",
+        Some(Withhold::Approval) => "approval",
+        Some(Withhold::Level) => "level",
+        _ => return assert_eq!(found, BTreeSet::new()),
+    };
+    let order = ["kind", "category", "place", "approval", "level"];
+    assert_eq!(order.iter().find(|word| found.contains(*word)), Some(&word));
 }
 
 fn withdrawn(decision: &Decision, visible: bool, why: Withhold, reason: Option<LeaveReason>) {

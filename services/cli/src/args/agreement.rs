@@ -1,0 +1,208 @@
+//! `wuling agreement`: an agreement's way from its terms to the folders of its parties.
+
+use super::write;
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use cli::linkage::{self, Terms};
+use cli::phone::Phone;
+use cli::{explain, terms};
+use domain::agreement::{Agreement, AgreementForm, Clause, Grant, Release};
+use domain::kernel::{Clock as _, RegionId};
+use prost::Message as _;
+use proto::kernel::v1::SignedObject;
+use runtime::clock::{SystemClock, SystemEntropy};
+use seal::key::sha256;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Word {
+    /// Writes an agreement down, to be signed by every party
+    Propose(Propose),
+    /// Prints an agreement's terms, and who has signed them
+    Show {
+        /// A data folder with the linkage's trust, to verify the signatures with
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// The agreement
+        file: PathBuf,
+    },
+    /// Prints what one agreement's terms say (+) that another's do not (-)
+    Diff {
+        /// The one before
+        before: PathBuf,
+        /// The one after
+        after: PathBuf,
+    },
+    /// Shows the region's records of the last days as an agreement would; nothing leaves
+    DryRun {
+        /// Folder of an enrolled desk
+        #[arg(long)]
+        store: PathBuf,
+        /// Days to look back
+        #[arg(long, default_value_t = 30)]
+        days: u32,
+        /// Print the answer as JSON
+        #[arg(long)]
+        json: bool,
+        /// The agreement, signed or not
+        file: PathBuf,
+    },
+    /// Adds a region's signature
+    Sign {
+        /// The data folder that holds the region's key
+        #[arg(long)]
+        data: PathBuf,
+        /// The region
+        #[arg(long)]
+        region: RegionId,
+        /// The agreement
+        file: PathBuf,
+    },
+    /// Puts an agreement that all have signed into a region's folder; counts from the next start
+    Install {
+        /// The data folder
+        #[arg(long)]
+        data: PathBuf,
+        /// The region
+        #[arg(long)]
+        region: RegionId,
+        /// The agreement
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Propose {
+    /// A data folder with the linkage's trust
+    #[arg(long)]
+    data: PathBuf,
+    /// The terms as TOML (deploy/samples/agreement.toml); or title, parties and clauses here
+    #[arg(long, conflicts_with_all = ["title", "charter", "parties", "clauses", "days"])]
+    terms: Option<PathBuf>,
+    /// Title
+    #[arg(long, required_unless_present = "terms")]
+    title: Option<String>,
+    /// A charter between a region and its superior
+    #[arg(long)]
+    charter: bool,
+    /// A party; name each
+    #[arg(long = "party", required_unless_present = "terms")]
+    parties: Vec<RegionId>,
+    /// A clause as GRANT:RELEASE, such as EVENT_DETAIL:AT_ONCE
+    #[arg(long = "clause", required_unless_present = "terms")]
+    clauses: Vec<String>,
+    /// Days in force
+    #[arg(long, default_value_t = 365)]
+    days: i64,
+    /// The version that these terms shall replace
+    #[arg(long, value_name = "FILE")]
+    supersedes: Option<PathBuf>,
+    /// Where to write it
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[expect(clippy::print_stdout, reason = "what is printed is what the command is for")]
+pub(super) async fn run(word: Word) -> Result<()> {
+    let now = SystemClock.now();
+    match word {
+        Word::Propose(words) => propose(words),
+        Word::Show { data, file } => {
+            let object = read(&file)?;
+            let agreement = decode(&object, &file)?;
+            println!("# {}", file.display());
+            println!("# agreement {} version {}", agreement.agreement_id, agreement.version);
+            println!(
+                "# in force from {} to {}",
+                beijing(agreement.started_at),
+                beijing(agreement.ended_at)
+            );
+            println!("# SHA-256 {}", linkage::hex(&agreement.sha256));
+            for party in &agreement.parties {
+                let signed = object.signatures.iter().any(|s| s.signer == party.region.as_str());
+                println!(
+                    "# {} {}",
+                    if signed { "signed by" } else { "NOT SIGNED by" },
+                    party.region
+                );
+            }
+            if let Some(data) = data {
+                let directory = linkage::read_directory(&data, now)?;
+                seal::trust::agreement(&object, &directory)?;
+                println!("# every signature is good");
+            }
+            print!("{}", terms::print(&agreement));
+            Ok(())
+        }
+        Word::Diff { before, after } => {
+            let (one, other) = (decode(&read(&before)?, &before)?, decode(&read(&after)?, &after)?);
+            if one.agreement_id != other.agreement_id {
+                println!("! these are versions of different agreements");
+            }
+            print!("{}", terms::diff(&one, &other));
+            Ok(())
+        }
+        Word::DryRun { store, days, json, file } => {
+            let object = read(&file)?;
+            decode(&object, &file)?;
+            let phone = Phone::open(&store, Arc::new(SystemClock), Arc::new(SystemEntropy))?;
+            explain::dry_run(&phone, object.body, days, json).await
+        }
+        Word::Sign { data, region, file } => {
+            let mut object = read(&file)?;
+            let agreement = decode(&object, &file)?;
+            if !agreement.has_party(&region) {
+                bail!("{region} is no party of `{}`", agreement.title);
+            }
+            linkage::sign_agreement(&mut object, &data, &region)?;
+            write(&file, &object.encode_to_vec())
+        }
+        Word::Install { data, region, file } => {
+            linkage::install_agreement(&read(&file)?, &data, &region, now).map(drop)
+        }
+    }
+}
+
+fn propose(words: Propose) -> Result<()> {
+    let Propose { data, terms, title, charter, parties, clauses, days, supersedes, out } = words;
+    let form = if charter { AgreementForm::Charter } else { AgreementForm::Agreement };
+    let terms = match terms {
+        Some(path) => terms::read(&path)?,
+        None => {
+            let clauses = clauses.iter().map(|text| clause(text)).collect::<Result<_>>()?;
+            let title = title.unwrap_or_default();
+            Terms { days, ..Terms::plain(form, title, parties, clauses) }
+        }
+    };
+    let before = supersedes.map(|path| decode(&read(&path)?, &path)).transpose()?;
+    let supersedes = before.map(|before| (before.agreement_id, before.version));
+    let now = SystemClock.now();
+    let directory = linkage::read_directory(&data, now)?;
+    let terms = Terms { supersedes, ..terms };
+    let object = linkage::propose(&directory, terms, now, &SystemEntropy)?;
+    write(&out, &object.encode_to_vec())
+}
+
+fn clause(text: &str) -> Result<Clause> {
+    let (grant, release) = text.split_once(':').context("--clause is GRANT:RELEASE")?;
+    let grant = Grant::from_name(grant).with_context(|| format!("`{grant}` is no grant"))?;
+    let release =
+        Release::from_name(release).with_context(|| format!("`{release}` is no release"))?;
+    Ok(Clause::whole(grant, release))
+}
+
+fn read(path: &Path) -> Result<SignedObject> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    SignedObject::decode(bytes.as_slice())
+        .with_context(|| format!("{} is no agreement", path.display()))
+}
+
+fn decode(object: &SignedObject, path: &Path) -> Result<Agreement> {
+    proto::convert::agreement::decode(&object.body, sha256(&object.body))
+        .with_context(|| format!("{} is no agreement", path.display()))
+}
+
+fn beijing(time: domain::kernel::Timestamp) -> String {
+    explain::beijing(time.micros())
+}
