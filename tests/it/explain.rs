@@ -21,12 +21,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The folder of a device that [`World::enrol`] enrolled.
-fn folder(world: &World, id: &str, name: &str) -> PathBuf {
+pub(crate) fn folder(world: &World, id: &str, name: &str) -> PathBuf {
     world.path(&format!("device-{id}-{name}"))
 }
 
 /// Runs `wuling`; gives its JSON, or what it said on its way out.
-fn wuling(words: &[&str]) -> Result<Value, String> {
+pub(crate) fn wuling(words: &[&str]) -> Result<Value, String> {
     let out = Command::new(binary("wuling")).args(words).output().unwrap();
     if out.status.success() {
         return Ok(serde_json::from_slice(&out.stdout).unwrap());
@@ -34,19 +34,19 @@ fn wuling(words: &[&str]) -> Result<Value, String> {
     Err(String::from_utf8(out.stderr).unwrap())
 }
 
-fn explain(store: &str, record: RecordId, more: &[&str]) -> Result<Value, String> {
+pub(crate) fn explain(store: &str, record: RecordId, more: &[&str]) -> Result<Value, String> {
     let record = record.to_string();
     wuling(&[&["explain", "--json", "--store", store, &record], more].concat())
 }
 
 /// Writes something down on a phone and sends it.
-async fn report(phone: &mut Phone, change: Change) -> RecordId {
+pub(crate) async fn report(phone: &mut Phone, change: Change) -> RecordId {
     let record = phone.device.record(Draft::making(change, SystemClock.now())).unwrap().record_id;
     assert_eq!(phone.push().await.unwrap().applied, 1);
     record
 }
 
-async fn accept(desk: &Phone, record: RecordId) {
+pub(crate) async fn accept(desk: &Phone, record: RecordId) {
     let request = risk::TransitionEventRequest {
         request_id: OperationId::mint(SystemClock.now(), &SystemEntropy).as_bytes().to_vec().into(),
         record_id: record.as_bytes().to_vec().into(),
@@ -60,7 +60,7 @@ async fn accept(desk: &Phone, record: RecordId) {
 }
 
 /// What was told of the agreement of which the region is a party.
-fn of<'a>(told: &'a Value, party: &str) -> &'a Value {
+pub(crate) fn of<'a>(told: &'a Value, party: &str) -> &'a Value {
     let sharings = told["sharings"].as_array().unwrap();
     let concerns = |sharing: &&Value| {
         sharing["deliveries"].as_array().unwrap().iter().any(|to| to["party"] == party)

@@ -147,11 +147,26 @@ const TAKES: &[(&str, Take)] = &[
         let request = agreement::DryRunAgreementRequest::decode(bytes);
         request.is_ok_and(|request| agreed(&request.agreement))
     }),
+    ("wuling.agreement.v1.ExportBundleRequest", plain::<agreement::ExportBundleRequest>),
+    ("wuling.agreement.v1.ImportBundleRequest", |bytes, verify| {
+        agreement::ImportBundleRequest::decode(bytes).is_ok_and(|request| part(request, verify))
+    }),
     ("wuling.exchange.v1.LinkRequest", |bytes, verify| {
         exchange::LinkRequest::decode(bytes).is_ok_and(|request| link_request(request, verify))
     }),
     ("wuling.exchange.v1.FetchRequest", fetch),
 ];
+
+fn part(request: agreement::ImportBundleRequest, verify: bool) -> bool {
+    use exchange::bundle_part::Part;
+    match request.part.and_then(|part| part.part) {
+        Some(Part::Header(_) | Part::End(_)) => true,
+        Some(Part::Agreement(object)) => agreed(&object.body),
+        Some(Part::Segment(bytes)) => Segment::parse(bytes).is_ok(),
+        Some(Part::Head(object) | Part::Receipt(object)) => object_of(&object, verify),
+        None => false,
+    }
+}
 
 fn link_request(request: exchange::LinkRequest, verify: bool) -> bool {
     use exchange::link_request::Frame;

@@ -545,6 +545,79 @@ pub struct DryRunChange {
     #[prost(message, optional, tag = "4")]
     pub after: ::core::option::Option<Sharing>,
 }
+/// Asks for a bundle.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportBundleRequest {
+    /// The party it is for, slug of 1 to 63 bytes.
+    #[prost(string, tag = "1")]
+    pub to_region: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "2")]
+    pub purpose: i32,
+}
+/// A part of a bundle.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExportBundleResponse {
+    /// The next part.
+    #[prost(message, optional, tag = "1")]
+    pub part: ::core::option::Option<super::super::exchange::v1::BundlePart>,
+}
+/// Hands a part of a bundle in.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportBundleRequest {
+    /// The next part.
+    #[prost(message, optional, tag = "1")]
+    pub part: ::core::option::Option<super::super::exchange::v1::BundlePart>,
+    /// Why; with the first part.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "2")]
+    pub purpose: i32,
+}
+/// What came of a bundle.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportBundleResponse {
+    /// Every stream of which there was a segment, by its id.
+    #[prost(message, repeated, tag = "1")]
+    pub streams: ::prost::alloc::vec::Vec<BundledStream>,
+    /// Receipts for this region's streams that were kept.
+    #[prost(uint64, tag = "2")]
+    pub receipt_count: u64,
+    /// What was refused, the first 100.
+    #[prost(message, repeated, tag = "3")]
+    pub refusals: ::prost::alloc::vec::Vec<BundleRefusal>,
+}
+/// What a bundle brought of a stream.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundledStream {
+    /// The stream.
+    #[prost(message, optional, tag = "1")]
+    pub stream: ::core::option::Option<StreamKey>,
+    /// Last entry applied before.
+    #[prost(uint64, tag = "2")]
+    pub seq_before: u64,
+    /// Last entry applied now.
+    #[prost(uint64, tag = "3")]
+    pub applied_seq: u64,
+    /// Entries parked in all.
+    #[prost(uint64, tag = "4")]
+    pub parked_count: u64,
+    /// Last entry that the bundle knows of. Above `applied_seq`: the bundle begins after a gap, import the one
+    /// before it and then this one again.
+    #[prost(uint64, tag = "5")]
+    pub known_seq: u64,
+}
+/// Something of a bundle was refused; the rest was taken.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleRefusal {
+    /// Number of the part, from 0.
+    #[prost(uint64, tag = "1")]
+    pub part: u64,
+    /// The stream, where it can be told.
+    #[prost(message, optional, tag = "2")]
+    pub stream: ::core::option::Option<StreamKey>,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::ErrorReason", tag = "3")]
+    pub reason: i32,
+}
 /// Why a record is withheld, in the order in which it is asked. Where several clauses refuse, the one by
 /// which the record comes furthest decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -968,6 +1041,69 @@ pub mod agreement_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Makes a bundle for a party: what it has not signed for yet, and receipts for what came from it.
+        pub async fn export_bundle(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExportBundleResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/ExportBundle",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "ExportBundle",
+                    ),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Takes a bundle, part after part, as what comes over a link is taken. Whatever was applied before is known
+        /// again; what lies beyond a gap waits for the bundle before it.
+        pub async fn import_bundle(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::ImportBundleRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<super::ImportBundleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/ImportBundle",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "ImportBundle",
+                    ),
+                );
+            self.inner.client_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1038,6 +1174,29 @@ pub mod agreement_service_server {
             request: tonic::Request<super::DryRunAgreementRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DryRunAgreementResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the ExportBundle method.
+        type ExportBundleStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExportBundleResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Makes a bundle for a party: what it has not signed for yet, and receipts for what came from it.
+        async fn export_bundle(
+            &self,
+            request: tonic::Request<super::ExportBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ExportBundleStream>,
+            tonic::Status,
+        >;
+        /// Takes a bundle, part after part, as what comes over a link is taken. Whatever was applied before is known
+        /// again; what lies beyond a gap waits for the bundle before it.
+        async fn import_bundle(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ImportBundleRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<super::ImportBundleResponse>,
             tonic::Status,
         >;
     }
@@ -1391,6 +1550,101 @@ pub mod agreement_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/ExportBundle" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportBundleSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::ServerStreamingService<super::ExportBundleRequest>
+                    for ExportBundleSvc<T> {
+                        type Response = super::ExportBundleResponse;
+                        type ResponseStream = T::ExportBundleStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportBundleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::export_bundle(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportBundleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/ImportBundle" => {
+                    #[allow(non_camel_case_types)]
+                    struct ImportBundleSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::ClientStreamingService<super::ImportBundleRequest>
+                    for ImportBundleSvc<T> {
+                        type Response = super::ImportBundleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::ImportBundleRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::import_bundle(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ImportBundleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -232,6 +232,66 @@ pub struct Hello {
     #[prost(string, tag = "6")]
     pub software: ::prost::alloc::string::String,
 }
+/// A part of a bundle: a file that carries streams where no line does. A bundle is a sequence of parts, each
+/// after its length in bytes as a varint: the header, then agreements before the segments under them, segments
+/// of each stream in order, heads and receipts, then the end. What is in it is signed and sealed as on a link.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BundlePart {
+    /// Exactly one.
+    #[prost(oneof = "bundle_part::Part", tags = "1, 2, 3, 4, 5, 6")]
+    pub part: ::core::option::Option<bundle_part::Part>,
+}
+/// Nested message and enum types in `BundlePart`.
+pub mod bundle_part {
+    /// Exactly one.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Part {
+        /// First part.
+        #[prost(message, tag = "1")]
+        Header(super::BundleHeader),
+        /// An agreement version, signed by its parties.
+        #[prost(message, tag = "2")]
+        Agreement(super::super::super::kernel::v1::SignedObject),
+        /// An encoded Segment, at most 2 MiB.
+        #[prost(bytes, tag = "3")]
+        Segment(::prost::bytes::Bytes),
+        /// A head.
+        #[prost(message, tag = "4")]
+        Head(super::super::super::kernel::v1::SignedObject),
+        /// A receipt.
+        #[prost(message, tag = "5")]
+        Receipt(super::super::super::kernel::v1::SignedObject),
+        /// Last part: a bundle without one was cut off.
+        #[prost(message, tag = "6")]
+        End(super::BundleEnd),
+    }
+}
+/// What a bundle is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleHeader {
+    /// Format of the bundle: 1.
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    /// The linkage, slug of 1 to 63 bytes.
+    #[prost(string, tag = "2")]
+    pub linkage_id: ::prost::alloc::string::String,
+    /// Who made it, slug of 1 to 63 bytes.
+    #[prost(string, tag = "3")]
+    pub from_region: ::prost::alloc::string::String,
+    /// Who shall take it, slug of 1 to 63 bytes.
+    #[prost(string, tag = "4")]
+    pub to_region: ::prost::alloc::string::String,
+    /// When it was made.
+    #[prost(message, optional, tag = "5")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// The end of a bundle.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleEnd {
+    /// Parts before it, the header among them.
+    #[prost(uint64, tag = "1")]
+    pub part_count: u64,
+}
 /// Why a record is no longer shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use cli::linkage::{self, RegionSpec};
 use cli::phone::{self, Phone};
-use cli::{bench, demo, explain, geojson};
+use cli::{bench, bundle, demo, explain, geojson};
 use device::Draft;
 use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
 use domain::kernel::{
@@ -58,8 +58,38 @@ enum Word {
     Agreement(agreement::Word),
     /// Where a record is and why: who was shown what, how far it has come 溯源
     Explain(Explain),
+    /// Streams in files, for where no line goes 离线数据包
+    #[command(subcommand)]
+    Bundle(BundleWord),
     /// A phone on the command line 手机
     Phone(PhoneArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum BundleWord {
+    /// Writes what a party has not signed for yet, and receipts for what came from it
+    Export {
+        /// Folder of an enrolled desk
+        #[arg(long)]
+        store: PathBuf,
+        /// The party it is for
+        #[arg(long)]
+        to: RegionId,
+        /// Where to write it
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Hands a bundle to this region; exit 0 only when all of it was taken
+    Import {
+        /// Folder of an enrolled desk
+        #[arg(long)]
+        store: PathBuf,
+        /// Print the answer as JSON
+        #[arg(long)]
+        json: bool,
+        /// The bundle
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -287,12 +317,22 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
         }
         Word::Agreement(word) => agreement::run(word).await?,
         Word::Explain(Explain { store, owner, party, json, record }) => {
-            let phone = Phone::open(&store, Arc::new(SystemClock), Arc::new(SystemEntropy))?;
-            explain::run(&phone, record, owner.as_ref(), party.as_ref(), json).await?;
+            explain::run(&open(&store)?, record, owner.as_ref(), party.as_ref(), json).await?;
+        }
+        Word::Bundle(BundleWord::Export { store, to, out }) => {
+            bundle::export(&open(&store)?, &to, &out).await?;
+        }
+        Word::Bundle(BundleWord::Import { store, json, file }) => {
+            return bundle::import(&open(&store)?, &file, json).await;
         }
         Word::Phone(PhoneArgs { store, word }) => of_phone(&store, word).await?,
     }
     Ok(true)
+}
+
+/// An enrolled phone or desk.
+fn open(store: &Path) -> Result<Phone> {
+    Phone::open(store, Arc::new(SystemClock), Arc::new(SystemEntropy))
 }
 
 /// A card is a directory of one, not signed: what the authority is asked to publish.
@@ -385,7 +425,6 @@ fn division(text: &str) -> Result<DivisionCode> {
 
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]
 async fn of_phone(store: &Path, word: PhoneWord) -> Result<()> {
-    let open = || Phone::open(store, Arc::new(SystemClock), Arc::new(SystemEntropy));
     match word {
         PhoneWord::Enrol { code } => phone::enrol(store, &code).await,
         PhoneWord::Report { category: code, lon, lat, text } => {
@@ -414,14 +453,14 @@ async fn of_phone(store: &Path, word: PhoneWord) -> Result<()> {
                 handling_unit: String::new(),
                 observation_id: None,
             };
-            let recorded = open()?
+            let recorded = open(store)?
                 .device
                 .record(Draft::making(Change::ReportEvent(event), SystemClock.now()))?;
             println!("{}", recorded.record_id);
             Ok(())
         }
         PhoneWord::Sync => {
-            let synced = open()?.sync().await?;
+            let synced = open(store)?.sync().await?;
             let sent = synced.sent;
             println!(
                 "applied {} duplicate {} rejected {} conflicts {} held {} quarantined {}; changes read {}",
@@ -436,7 +475,7 @@ async fn of_phone(store: &Path, word: PhoneWord) -> Result<()> {
             Ok(())
         }
         PhoneWord::Status => {
-            let status = open()?.device.status()?;
+            let status = open(store)?.device.status()?;
             println!(
                 "waiting {} held {} conflicts {}",
                 status.unsettled(),

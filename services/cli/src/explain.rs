@@ -122,6 +122,13 @@ pub fn beijing(micros: i64) -> String {
         .unwrap_or_default()
 }
 
+/// A stream in one word.
+pub fn stream_text(stream: &pb::StreamKey) -> String {
+    let lane = Lane::try_from(stream.lane).map_or("", |lane: Lane| lane.name());
+    let agreement = id_text(&stream.agreement_id);
+    format!("{}/{agreement}/v{}/{lane}", stream.origin_region, stream.agreement_version)
+}
+
 fn id_text(id: &[u8]) -> String {
     RecordId::from_slice(id).map_or_else(|| hex(id), |id| id.to_string())
 }

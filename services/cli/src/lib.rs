@@ -8,6 +8,7 @@
 //! *Start at* [`linkage`] for what a linkage is made of, [`demo`] for the main job in one process.
 
 pub mod bench;
+pub mod bundle;
 pub mod client;
 pub mod demo;
 pub mod explain;

@@ -1,7 +1,7 @@
 //! Reads a range of a stream from the store and seals it.
 
 use crate::book::Book;
-use crate::link::Exchange;
+use crate::home::Home;
 use crate::send::Ready;
 use domain::kernel::{Entropy, Timestamp};
 use domain::stream::{Position, StreamId};
@@ -34,7 +34,7 @@ pub enum CutError {
 const ENTRIES_SEALED_INLINE_MAX: usize = 64;
 
 /// Seals the entries after `after`: all there are, up to the limits of a segment. Those that are new
-/// (`to_seq` 0) go at most `entries_per_segment_max` at a time, a range that was asked for to its end.
+/// (`to_seq` 0) go at most `entries_max` at a time, a range that was asked for to its end.
 ///
 /// # Errors
 /// When the store cannot be read or the range cannot be sealed.
@@ -46,28 +46,25 @@ const ENTRIES_SEALED_INLINE_MAX: usize = 64;
     fields(agreement.id = %stream.agreement, stream.lane = stream.lane.name(), after)
 )]
 pub(crate) async fn cut(
-    link: &Exchange,
+    home: &Home,
     stream: &StreamId,
     after: u64,
     to_seq: u64,
+    entries_max: u32,
 ) -> Result<Ready, CutError> {
     let most = ENTRIES_PER_SEGMENT_MAX as u64;
-    let room = if to_seq == 0 {
-        u64::from(link.entries_per_segment_max)
-    } else {
-        to_seq.saturating_sub(after)
-    };
+    let room = if to_seq == 0 { u64::from(entries_max) } else { to_seq.saturating_sub(after) };
     let limit = u32::try_from(room.min(most)).unwrap_or(1);
-    let h = link.store.find_outbox_hash(stream, after).await?.ok_or(CutError::Short)?;
+    let h = home.store.find_outbox_hash(stream, after).await?.ok_or(CutError::Short)?;
     let before = Position { seq: after, h };
-    let rows = link.store.list_outbox(stream, after, limit).await?;
+    let rows = home.store.list_outbox(stream, after, limit).await?;
     if rows.len() <= ENTRIES_SEALED_INLINE_MAX {
-        return seal_rows(&link.book, stream, before, rows, link.entropy.as_ref());
+        return seal_rows(&home.book, stream, before, rows, home.entropy.as_ref());
     }
-    let (book, entropy) = (Arc::clone(&link.book), Arc::clone(&link.entropy));
+    let (book, entropy) = (Arc::clone(&home.book), Arc::clone(&home.entropy));
     let stream = stream.clone();
     let work = move || seal_rows(&book, &stream, before, rows, entropy.as_ref());
-    link.tasks.blocking("exchange.seal", work).await.unwrap_or(Err(CutError::Stopped))
+    home.tasks.blocking("exchange.seal", work).await.unwrap_or(Err(CutError::Stopped))
 }
 
 /// How many of the rows fit into one segment: at least one, up to the cut size.

@@ -9,10 +9,12 @@
 //! *Start at* [`send::Sender::step`], then [`receive::Receiver::step`], then [`link::Exchange::run`].
 
 pub mod book;
+pub mod bundle;
 pub mod cut;
 pub mod digest;
 #[cfg(test)]
 mod fixture;
+pub mod home;
 pub mod link;
 pub mod metrics;
 pub mod open;

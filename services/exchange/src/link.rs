@@ -1,21 +1,18 @@
 //! One link to a gateway: dials, says hello, drives the two cores until the line breaks, dials again.
 
-use crate::book::Book;
+use crate::home::Home;
 use crate::receive::{self, Receiver};
 use crate::send::{self, Sender};
 use crate::session::Session;
-use crate::status::Status;
-use domain::kernel::{Clock, Entropy, GatewayId, Lane};
+use domain::kernel::{GatewayId, Lane};
 use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
 use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
 use proto::link::{Assembler, LINK_PROTOCOL};
+use runtime::ErrorChain;
 use runtime::backoff::Backoff;
 use runtime::channel::Limits;
 use runtime::tls::ClientTls;
-use runtime::{ErrorChain, Tasks};
-use std::sync::Arc;
 use std::time::Duration;
-use storage::region::Store;
 use storage::{ReadError, WriteError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -61,12 +58,8 @@ pub enum LinkError {
 /// One link to a gateway, for one class of lanes.
 #[derive(Clone)]
 pub struct Exchange {
-    /// What the region knows.
-    pub book: Arc<Book>,
-    /// Its store.
-    pub store: Store,
-    /// Where the link's state is shown.
-    pub status: Status,
+    /// The region.
+    pub home: Home,
     /// The gateway.
     pub gateway: GatewayId,
     /// host:port of the gateway.
@@ -77,12 +70,6 @@ pub struct Exchange {
     pub lanes: &'static [Lane],
     /// Entries of a segment that is cut as they come. What is asked for again goes in whole segments.
     pub entries_per_segment_max: u32,
-    /// Runs work that computes.
-    pub tasks: Tasks,
-    /// Tells the time.
-    pub clock: Arc<dyn Clock>,
-    /// Draws random bytes.
-    pub entropy: Arc<dyn Entropy>,
 }
 
 impl Exchange {
@@ -90,25 +77,25 @@ impl Exchange {
     pub async fn run(self) {
         let mut assembler = Assembler::new(seal::key::sha256);
         let mut failures = 0;
-        while !self.tasks.soft().is_cancelled() {
+        while !self.home.tasks.soft().is_cancelled() {
             let mut opened = false;
             let ended = self.once(&mut assembler, &mut opened).await;
             if opened {
                 failures = 0;
-                self.status.with(|state| state.links_up -= 1);
+                self.home.status.with(|state| state.links_up -= 1);
             }
             let wait_ms = match ended {
                 Ok(Ended::Stopped) => break,
                 Ok(Ended::ComeBack(after_ms)) => u64::from(after_ms),
                 Err(error) => {
-                    tracing::warn!(region.id = %self.book.region, error = %ErrorChain(&error), "link lost");
-                    self.status.with(|state| state.error = ErrorChain(&error).to_string());
+                    tracing::warn!(region.id = %self.home.book.region, error = %ErrorChain(&error), "link lost");
+                    self.home.status.with(|state| state.error = ErrorChain(&error).to_string());
                     failures += 1;
                     REDIAL.next(failures - 1, self.draw())
                 }
             };
             tokio::select! {
-                () = self.tasks.soft().cancelled() => break,
+                () = self.home.tasks.soft().cancelled() => break,
                 () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
             }
         }
@@ -116,7 +103,7 @@ impl Exchange {
 
     fn draw(&self) -> u64 {
         let mut bytes = [0; 8];
-        self.entropy.fill(&mut bytes);
+        self.home.entropy.fill(&mut bytes);
         u64::from_be_bytes(bytes)
     }
 
@@ -131,19 +118,19 @@ impl Exchange {
             tokio::time::timeout(OPENING_TIMEOUT, client.link(ReceiverStream::new(frames))).await;
         let mut inbound = dialled.map_err(|_| LinkError::Silent)?.map_err(line)?.into_inner();
         // Listening begins before the positions are read, so that no commit falls between.
-        let commits = self.store.listen();
-        let now = self.clock.now();
-        let streams = self.store.list_streams().await?;
-        let inboxes = self.store.list_inboxes().await?;
+        let commits = self.home.store.listen();
+        let now = self.home.clock.now();
+        let streams = self.home.store.list_streams().await?;
+        let inboxes = self.home.store.list_inboxes().await?;
         let applied: Vec<_> =
             inboxes.into_iter().filter(|row| self.lanes.contains(&row.stream.lane)).collect();
         let welcome = self.greet(&out, &mut inbound, &applied).await?;
         *opened = true;
-        self.status.with(|state| {
+        self.home.status.with(|state| {
             state.links_up += 1;
             state.error.clear();
         });
-        tracing::info!(region.id = %self.book.region, lanes = ?self.lanes, "link up");
+        tracing::info!(region.id = %self.home.book.region, lanes = ?self.lanes, "link up");
         let sender = Sender::new(
             self.lanes,
             streams.into_iter().map(|row| (row.stream, row.position)).collect(),
@@ -170,7 +157,7 @@ impl Exchange {
         let nonce =
             challenge.nonce.as_ref().try_into().map_err(|_| LinkError::Protocol("nonce"))?;
         let hello = seal::signed::Hello {
-            region: self.book.region.clone(),
+            region: self.home.book.region.clone(),
             nonce,
             gateway: self.gateway.clone(),
             protocol: LINK_PROTOCOL,
@@ -178,7 +165,7 @@ impl Exchange {
             applied: applied.iter().map(|row| (row.stream.clone(), row.position)).collect(),
             software: concat!("wuling-region ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
-        let frame = link_request::Frame::Hello(hello.sign(&self.book.signing));
+        let frame = link_request::Frame::Hello(hello.sign(&self.home.book.signing));
         out.send(LinkRequest { frame: Some(frame) }).await.map_err(|_| LinkError::Silent)?;
         match opening(inbound).await? {
             Some(link_response::Frame::Welcome(welcome)) => Ok(welcome),

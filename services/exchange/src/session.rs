@@ -1,14 +1,12 @@
 //! An open link: frames in, frames out, and the two cores between them.
 
 use crate::link::{Ended, Exchange, LinkError, Work, line, reason_name};
-use crate::open;
 use crate::receive::{self, Outcome, Receiver};
 use crate::send::{self, Ready, Sender};
-use domain::kernel::{Lane, Reason, RegionId};
+use domain::kernel::{Lane, Reason};
 use domain::stream::{Position, StreamId};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use prost::Message as _;
 use proto::exchange::v1 as pb;
 use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
 use proto::kernel::v1::SignedObject;
@@ -18,15 +16,12 @@ use seal::segment::Segment;
 use seal::signed;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-use storage::region::{Committed, ReceiptRow};
+use storage::region::Committed;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 /// How often the cores are told the time.
 const TICK: Duration = Duration::from_millis(500);
-/// Ranges up to this many entries are opened where they come: cheaper than a hop to another thread.
-const ENTRIES_OPENED_INLINE_MAX: u64 = 8;
-
 /// Frames and work that may wait before no more is read from the gateway.
 const WAITING_MAX: usize = 1_024;
 
@@ -78,7 +73,7 @@ impl<'a> Session<'a> {
 
     /// What is said first: agreements, receipts, credit; then what the gateway lacks.
     pub(crate) fn open(&mut self, welcome: Welcome) -> Result<(), LinkError> {
-        for signed in self.link.book.agreements.values() {
+        for signed in self.link.home.book.agreements.values() {
             self.control.push_back(link_request::Frame::Agreement(signed.signed.clone()));
         }
         let standings: Vec<_> = self.receiver.standings().map(|(id, s)| (id.clone(), s)).collect();
@@ -116,7 +111,7 @@ impl<'a> Session<'a> {
                 !self.control.is_empty() || !self.receipts.is_empty() || self.sender.has_piece();
             // No arm holds state across its await: a lost race loses nothing.
             tokio::select! {
-                () = self.link.tasks.soft().cancelled() => return Ok(Ended::Stopped),
+                () = self.link.home.tasks.soft().cancelled() => return Ok(Ended::Stopped),
                 frame = inbound.message(), if listens => {
                     let frame = frame.map_err(line)?;
                     let frame = frame.ok_or_else(|| LinkError::Line("closed".to_owned()))?;
@@ -165,34 +160,19 @@ impl<'a> Session<'a> {
         position: Position,
         parked_count: u64,
     ) -> Option<link_request::Frame> {
-        let receipt = signed::Receipt {
-            stream,
-            position,
-            party: self.link.book.region.clone(),
-            created_at: self.link.clock.now(),
-            parked: Vec::new(),
-            parked_count,
-        };
+        let home = &self.link.home;
+        let receipt = home.sign_receipt(stream, position, parked_count);
         if parked_count == 0 {
-            return Some(link_request::Frame::Receipt(receipt.sign(&self.link.book.signing)));
+            // Nothing to wait for.
+            return receipt.now_or_never().flatten().map(link_request::Frame::Receipt);
         }
-        let link = self.link;
-        self.work.push(Box::pin(async move {
-            let limit = u32::try_from(signed::PARKED_PER_RECEIPT_MAX).unwrap_or(1);
-            let Ok(rows) = link.store.list_parked(&receipt.stream, limit).await else {
-                return Done::Frame(None);
-            };
-            let parked = rows
-                .into_iter()
-                .filter_map(|(seq, code)| Some((seq, Reason::try_from(code).ok()?)));
-            let receipt = signed::Receipt { parked: parked.collect(), ..receipt };
-            Done::Frame(Some(link_request::Frame::Receipt(receipt.sign(&link.book.signing))))
-        }));
+        let signed = async move { Done::Frame(receipt.await.map(link_request::Frame::Receipt)) };
+        self.work.push(Box::pin(signed));
         None
     }
 
     fn tick(&mut self) -> Result<(), LinkError> {
-        let now = self.link.clock.now();
+        let now = self.link.home.clock.now();
         self.send_event(send::Event::Tick(now));
         let effects = self.receiver.step(receive::Event::Tick(now));
         self.receive_effects(effects);
@@ -208,7 +188,7 @@ impl<'a> Session<'a> {
     }
 
     fn show(&self) {
-        self.link.status.with(|state| {
+        self.link.home.status.with(|state| {
             for (stream, stored) in self.sender.stored() {
                 state.stored.insert(stream.clone(), stored);
             }
@@ -225,7 +205,7 @@ impl<'a> Session<'a> {
         let grown: Vec<(StreamId, Position)> = match commit {
             Ok(commit) => commit.streams.to_vec(),
             Err(broadcast::error::RecvError::Lagged(_)) => {
-                let rows = self.link.store.list_streams().await?;
+                let rows = self.link.home.store.list_streams().await?;
                 rows.into_iter().map(|row| (row.stream, row.position)).collect()
             }
             Err(broadcast::error::RecvError::Closed) => return Ok(()),
@@ -280,7 +260,7 @@ impl<'a> Session<'a> {
             }
             Frame::Ping(_) => {}
             Frame::Refusal(refusal) => {
-                tracing::warn!(region.id = %self.link.book.region, error.reason = reason_name(refusal.reason), "the gateway refused");
+                tracing::warn!(region.id = %self.link.home.book.region, error.reason = reason_name(refusal.reason), "the gateway refused");
                 if refusal.fatal {
                     return Err(LinkError::Refused(reason_name(refusal.reason)));
                 }
@@ -297,7 +277,7 @@ impl<'a> Session<'a> {
     }
 
     fn status_error(&self, reason: &str) {
-        self.link.status.with(|state| reason.clone_into(&mut state.error));
+        self.link.home.status.with(|state| reason.clone_into(&mut state.error));
     }
 
     fn piece(&mut self, piece: pb::SegmentPiece) -> Result<(), LinkError> {
@@ -316,38 +296,24 @@ impl<'a> Session<'a> {
     }
 
     fn keep_receipt(&mut self, object: SignedObject) {
-        let link = self.link;
-        let Some(key) = signer_key(link, &object) else { return };
-        let Ok(receipt) = signed::Receipt::verify(&object, &key) else {
-            return self.alarm(None, Reason::SignatureInvalid);
+        let home = &self.link.home;
+        let receipt = match home.receipt(&object) {
+            Ok(receipt) => receipt,
+            // Of a region that this directory does not name yet: it is not ours to judge.
+            Err(Reason::RegionUnknown) => return,
+            Err(reason) => return home.alarm(None, reason),
         };
-        if receipt.stream.origin != link.book.region {
-            return;
+        if receipt.stream.origin == home.book.region {
+            self.work.push(Box::pin(async move {
+                // What keeps it from being kept was said where it was found.
+                home.keep_receipt(receipt, &object).await.ok();
+                Done::Frame(None)
+            }));
         }
-        self.work.push(Box::pin(async move {
-            let known = link.store.find_outbox_hash(&receipt.stream, receipt.position.seq).await;
-            // A place that this region never reached, or reached with another hash: two of one name.
-            if known.is_ok_and(|h| h != Some(receipt.position.h)) {
-                alarm(link, Some(&receipt.stream), Reason::StreamForked);
-                return Done::Frame(None);
-            }
-            let row = ReceiptRow {
-                stream: receipt.stream,
-                party: receipt.party,
-                position: receipt.position,
-                parked_count: receipt.parked_count,
-                received_at: link.clock.now(),
-                signed: object.encode_to_vec().into(),
-            };
-            if let Err(error) = link.store.keep_receipt(row).await {
-                tracing::error!(error = %ErrorChain(&error), "a receipt was not kept");
-            }
-            Done::Frame(None)
-        }));
     }
 
     fn head(&mut self, object: &SignedObject) {
-        let Some(key) = signer_key(self.link, object) else { return };
+        let Some(key) = self.link.home.key_of_signer(object) else { return };
         match signed::Head::verify(object, &key) {
             Ok(head) => {
                 let effects = self.receiver.step(receive::Event::Head(head.stream, head.position));
@@ -378,9 +344,10 @@ impl<'a> Session<'a> {
                 self.control.push_back(link_request::Frame::Piece(piece))
             }
             Work::Send(send::Effect::Head(stream, position)) => {
-                let head = signed::Head { stream, position, created_at: self.link.clock.now() };
+                let head =
+                    signed::Head { stream, position, created_at: self.link.home.clock.now() };
                 self.control
-                    .push_back(link_request::Frame::Head(head.sign(&self.link.book.signing)));
+                    .push_back(link_request::Frame::Head(head.sign(&self.link.home.book.signing)));
             }
             Work::Send(send::Effect::WentBack(stream)) => {
                 self.alarm(Some(&stream), Reason::WentBack)
@@ -409,13 +376,14 @@ impl<'a> Session<'a> {
     }
 
     fn alarm(&self, stream: Option<&StreamId>, reason: Reason) {
-        alarm(self.link, stream, reason);
+        self.link.home.alarm(stream, reason);
     }
 
     fn start_cut(&mut self, stream: StreamId, after: u64, to_seq: u64) {
         let link = self.link;
         self.work.push(Box::pin(async move {
-            match crate::cut::cut(link, &stream, after, to_seq).await {
+            let most = link.entries_per_segment_max;
+            match crate::cut::cut(&link.home, &stream, after, to_seq, most).await {
                 Ok(ready) => Done::Cut(stream, Some(ready)),
                 Err(error) => {
                     tracing::error!(error = %ErrorChain(&error), "a range was not sealed");
@@ -426,63 +394,12 @@ impl<'a> Session<'a> {
     }
 
     fn start_take(&mut self, stream: StreamId, cursor: Position, segments: Vec<Segment>) {
-        let link = self.link;
+        let home = &self.link.home;
         self.work.push(Box::pin(async move {
-            let outcome = take(link, cursor, segments).await;
+            let outcome = home.take(cursor, segments).await;
             Done::Taken(stream, outcome)
         }));
     }
-}
-
-/// Opens segments and writes what they come to.
-#[tracing::instrument(
-    name = "exchange.take",
-    level = "debug",
-    parent = None,
-    skip_all,
-    fields(peer.id = segments.first().map(|s| tracing::field::display(&s.stream().origin)), after = cursor.seq)
-)]
-async fn take(link: &Exchange, cursor: Position, segments: Vec<Segment>) -> Outcome {
-    let now = link.clock.now();
-    let entries: u64 = segments.iter().map(Segment::count).sum();
-    let opened = if entries <= ENTRIES_OPENED_INLINE_MAX {
-        open::open(&link.book, cursor, &segments, now)
-    } else {
-        let book = std::sync::Arc::clone(&link.book);
-        let work = move || open::open(&book, cursor, &segments, now);
-        link.tasks.blocking("exchange.open", work).await.unwrap_or(Err(Outcome::Unwritten))
-    };
-    let apply = match opened {
-        Ok(Some(apply)) => apply,
-        Ok(None) => return Outcome::Known,
-        Err(outcome) => return outcome,
-    };
-    let after = apply.after;
-    match link.store.apply(apply).await {
-        // Another link may have applied all this, and more, in the meantime.
-        Ok(applied) if applied.position == after || applied.position.seq > after.seq => {
-            Outcome::Applied { position: applied.position, parked_count: applied.parked_count }
-        }
-        Ok(applied) if applied.position.seq == after.seq => {
-            Outcome::Refused(applied.position, Reason::StreamForked)
-        }
-        Ok(applied) => Outcome::Gap(applied.position),
-        Err(error) => {
-            tracing::error!(error = %ErrorChain(&error), "a range was not applied");
-            Outcome::Unwritten
-        }
-    }
-}
-
-fn alarm(link: &Exchange, stream: Option<&StreamId>, reason: Reason) {
-    let origin: Option<&RegionId> = stream.map(|stream| &stream.origin);
-    tracing::error!(region.id = %link.book.region, origin = ?origin, error.reason = reason.name(), "alarm");
-    link.status.with(|state| state.error = reason.name().to_owned());
-}
-
-fn signer_key(link: &Exchange, object: &SignedObject) -> Option<[u8; 32]> {
-    let signer = signed::signer(object).ok()?;
-    Some(link.book.find_region(&signer)?.signing_key)
 }
 
 fn decode(position: pb::StreamPosition) -> Result<(StreamId, Position), LinkError> {

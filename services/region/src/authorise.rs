@@ -53,6 +53,8 @@ pub const TABLE: &[(&str, Access)] = &[
     ("wuling.agreement.v1.AgreementService/ExplainRecord", Access::Roles(DESK)),
     ("wuling.agreement.v1.AgreementService/PreviewOperation", Access::Roles(STAFF)),
     ("wuling.agreement.v1.AgreementService/DryRunAgreement", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/ExportBundle", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/ImportBundle", Access::Roles(OPERATORS)),
 ];
 
 /// Every method that a caller can ask for.

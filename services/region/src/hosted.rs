@@ -3,6 +3,7 @@
 use crate::metrics::Answers;
 use domain::kernel::{Clock, DeviceId, Entropy, Purpose, RegionId, Role, Timestamp};
 use exchange::book::Book;
+use exchange::home::Home;
 use exchange::status::Status;
 use runtime::Tasks;
 use runtime::limits::Limits;
@@ -52,6 +53,18 @@ pub(crate) struct Caller {
 impl Hosted {
     pub(crate) fn region(&self) -> &RegionId {
         &self.book.region
+    }
+
+    /// The region, as far as exchange is concerned.
+    pub(crate) fn home(&self) -> Home {
+        Home {
+            book: Arc::clone(&self.book),
+            store: self.store.clone(),
+            status: self.links.clone(),
+            tasks: self.tasks.clone(),
+            clock: Arc::clone(&self.clock),
+            entropy: Arc::clone(&self.entropy),
+        }
     }
 
     pub(crate) fn now(&self) -> Timestamp {

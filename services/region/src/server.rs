@@ -9,7 +9,6 @@ use crate::rpc::Services;
 use crate::trust::Own;
 use domain::directory::Directory;
 use domain::kernel::{Clock, Entropy, Epoch, RegionId};
-use exchange::book::Book;
 use exchange::link::{Exchange, LANE_CLASSES};
 use exchange::status::Status as Links;
 use proto::agreement::v1::agreement_service_server::AgreementServiceServer;
@@ -234,7 +233,8 @@ fn router(limits: &Limits, calls: &Calls, conduct: &Conduct, services: Services)
         .add_service(service!(PatrolServiceServer, single))
         .add_service(service!(RiskServiceServer, single))
         .add_service(service!(DirectoryServiceServer, single))
-        .add_service(service!(AgreementServiceServer, single))
+        // A bundle's part holds a segment.
+        .add_service(service!(AgreementServiceServer, batch.max(single)))
 }
 
 /// Opens a region's store and starts its writer.
@@ -310,17 +310,12 @@ fn link(
     )?;
     for lanes in LANE_CLASSES {
         let exchange = Exchange {
-            book: Arc::<Book>::clone(&region.book),
-            store: region.store.clone(),
-            status: region.links.clone(),
+            home: region.home(),
             gateway: gateway.gateway_id.clone(),
             endpoint: of.gateway_endpoint.clone().unwrap_or_else(|| gateway.endpoint.clone()),
             tls: tls.clone(),
             lanes,
             entries_per_segment_max: config.exchange.entries_per_segment_max,
-            tasks: tasks.clone(),
-            clock: Arc::clone(clock),
-            entropy: Arc::clone(&region.entropy),
         };
         tasks.spawn("exchange.link", OnExit::Log, exchange.run());
     }

@@ -1,10 +1,9 @@
 //! `wuling agreement`: an agreement's way from its terms to the folders of its parties.
 
-use super::write;
+use super::{open, write};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use cli::linkage::{self, Terms};
-use cli::phone::Phone;
 use cli::{explain, terms};
 use domain::agreement::{Agreement, AgreementForm, Clause, Grant, Release};
 use domain::kernel::{Clock as _, RegionId};
@@ -13,7 +12,6 @@ use proto::kernel::v1::SignedObject;
 use runtime::clock::{SystemClock, SystemEntropy};
 use seal::key::sha256;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Word {
@@ -146,8 +144,7 @@ pub(super) async fn run(word: Word) -> Result<()> {
         Word::DryRun { store, days, json, file } => {
             let object = read(&file)?;
             decode(&object, &file)?;
-            let phone = Phone::open(&store, Arc::new(SystemClock), Arc::new(SystemEntropy))?;
-            explain::dry_run(&phone, object.body, days, json).await
+            explain::dry_run(&open(&store)?, object.body, days, json).await
         }
         Word::Sign { data, region, file } => {
             let mut object = read(&file)?;

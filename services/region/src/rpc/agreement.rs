@@ -1,6 +1,6 @@
 //! `AgreementService`: what this region shares, and how far it has got.
 
-use super::{Services, explain};
+use super::{Services, bundle, explain};
 use crate::hosted::Hosted;
 use crate::status::{malformed, refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use storage::ReadError;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// How often the states are sent.
 const STATES_EVERY: Duration = Duration::from_secs(1);
@@ -72,6 +72,40 @@ impl AgreementService for Services {
         let answer = digest(&region, &stream).await.map_err(|error| unreadable(&error))?;
         let answer = answer.ok_or_else(|| refuse(Reason::RecordNotFound))?;
         region.disclose(&caller, purpose, "GetStreamDigest", (0, 0), 0).await.map_err(unwritten)?;
+        Ok(Response::new(answer))
+    }
+
+    type ExportBundleStream =
+        Pin<Box<dyn Stream<Item = Result<pb::ExportBundleResponse, Status>> + Send>>;
+
+    async fn export_bundle(
+        &self,
+        request: Request<pb::ExportBundleRequest>,
+    ) -> Result<Response<Self::ExportBundleStream>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/ExportBundle").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        let to = bundle::party(&region, &request.to_region)?;
+        // Sealed for the party, and each entry is its own disclosure: the caller reads nothing.
+        region.disclose(&caller, purpose, "ExportBundle", (0, 0), 0).await.map_err(unwritten)?;
+        let (out, parts) = mpsc::channel(bundle::PARTS_QUEUED_MAX);
+        let tasks = region.tasks.clone();
+        let export = bundle::export(region, to, out);
+        tasks.spawn("region.export_bundle", runtime::OnExit::Log, export);
+        Ok(Response::new(Box::pin(ReceiverStream::new(parts))))
+    }
+
+    async fn import_bundle(
+        &self,
+        request: Request<Streaming<pb::ImportBundleRequest>>,
+    ) -> Result<Response<pb::ImportBundleResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/ImportBundle").await?;
+        let mut purpose = None;
+        let answer = bundle::import(&region, request.into_inner(), &mut purpose).await?;
+        let purpose = purpose.ok_or_else(|| refuse(Reason::PurposeRequired))?;
+        region.disclose(&caller, purpose, "ImportBundle", (0, 0), 0).await.map_err(unwritten)?;
         Ok(Response::new(answer))
     }
 

@@ -1,6 +1,7 @@
 //! One file a service; a handler authenticates, converts, asks the rules, commits once, converts back.
 
 pub(crate) mod agreement;
+mod bundle;
 pub(crate) mod desk;
 pub(crate) mod device;
 pub(crate) mod directory;
