@@ -1,5 +1,6 @@
 //! The opening of a link: a nonce, and a region that signs it.
 
+use crate::registry::Lanes;
 use crate::service::Shared;
 use domain::kernel::{Lane, Reason, RegionId};
 use proto::exchange::v1::link_response::Frame;
@@ -57,13 +58,13 @@ impl Unwelcome {
     }
 }
 
-/// Challenges a peer and takes its hello. `certified` is the region of its certificate, if it showed one.
+/// Challenges a peer and takes its hello; gives the lanes that it may have of those it asks for. `certified` is the region of its certificate, if it showed one.
 pub(crate) async fn greet(
     shared: &Shared,
     certified: Option<&RegionId>,
     requests: &mut Streaming<LinkRequest>,
     out: &Out,
-) -> Result<Hello, Unwelcome> {
+) -> Result<(Hello, Lanes), Unwelcome> {
     let mut nonce = [0; 32];
     shared.entropy.fill(&mut nonce);
     let challenge = Challenge {
@@ -86,10 +87,10 @@ fn check(
     certified: Option<&RegionId>,
     object: &SignedObject,
     nonce: &[u8; 32],
-) -> Result<Hello, Unwelcome> {
+) -> Result<(Hello, Lanes), Unwelcome> {
     let signer = signed::signer(object)?;
     let key = shared.book.signing_key(&signer).ok_or(Unwelcome::Unknown)?;
-    let mut hello = Hello::verify(object, key, nonce, &shared.gateway_id)?;
+    let hello = Hello::verify(object, key, nonce, &shared.gateway_id)?;
     if hello.protocol != LINK_PROTOCOL {
         return Err(Unwelcome::Protocol(hello.protocol));
     }
@@ -99,12 +100,13 @@ fn check(
         }
         _ => {}
     }
-    if shared.is_stale(&hello.region) {
-        // Without credit on its other lanes it sends nothing there and waits.
-        hello.lanes.retain(|lane| *lane == Lane::Alert);
-        if hello.lanes.is_empty() {
-            return Err(Unwelcome::Stale(hello.region));
-        }
+    let asked = Lanes::of(&hello.lanes);
+    if !shared.is_stale(&hello.region) {
+        return Ok((hello, asked));
     }
-    Ok(hello)
+    if !asked.contains(Lane::Alert) {
+        return Err(Unwelcome::Stale(hello.region));
+    }
+    // Without credit on its other lanes it sends nothing there and waits.
+    Ok((hello, Lanes::of(&[Lane::Alert])))
 }

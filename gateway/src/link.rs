@@ -54,7 +54,10 @@ type Read = (StreamId, u64, Result<Vec<StoredSegment>, ReadError>);
 struct Link<'a> {
     shared: &'a Shared,
     region: RegionId,
+    /// Lanes that the peer has.
     lanes: Lanes,
+    /// Lanes that it asked for: it may not know yet that it has fewer.
+    asked_for: Lanes,
     assembler: OwnedMutexGuard<Assembler>,
     delivery: Delivery,
     outbox: Outbox,
@@ -83,7 +86,8 @@ pub(crate) async fn run(
     mut requests: Streaming<pb::LinkRequest>,
     out: Out,
 ) {
-    let hello = match hello::greet(&shared, certified.as_ref(), &mut requests, &out).await {
+    let (hello, lanes) = match hello::greet(&shared, certified.as_ref(), &mut requests, &out).await
+    {
         Ok(hello) => hello,
         Err(unwelcome) => {
             let region = certified.as_ref().map(tracing::field::display);
@@ -94,7 +98,6 @@ pub(crate) async fn run(
             return;
         }
     };
-    let lanes = Lanes::of(&hello.lanes);
     let span = tracing::info_span!("link", region.id = %hello.region);
     let mut ticket = shared.registry.enter(&hello.region, lanes);
     let link = async {
@@ -104,9 +107,10 @@ pub(crate) async fn run(
             () = ticket.displaced.cancelled() => return,
             assembler = assembler => assembler,
         };
-        let mut link = Link::new(&shared, &hello.region, lanes, assembler);
+        let mut link = Link::new(&shared, &hello, lanes, assembler);
         link.open(&hello);
-        tracing::info!(lanes = ?hello.lanes, software = hello.software, "link opened");
+        let served: Vec<_> = lanes.iter().collect();
+        tracing::info!(lanes = ?served, software = hello.software, "link opened");
         let end = link.drive(&mut ticket, &mut requests, &out).await;
         tracing::info!(end = ?end, "link closed");
     };
@@ -117,15 +121,16 @@ pub(crate) async fn run(
 impl<'a> Link<'a> {
     fn new(
         shared: &'a Shared,
-        region: &RegionId,
+        hello: &Hello,
         lanes: Lanes,
         assembler: OwnedMutexGuard<Assembler>,
     ) -> Self {
         let now = Instant::now();
         Self {
             shared,
-            region: region.clone(),
+            region: hello.region.clone(),
             lanes,
+            asked_for: Lanes::of(&hello.lanes),
             assembler,
             delivery: Delivery::default(),
             outbox: Outbox::default(),

@@ -1,11 +1,14 @@
 //! Goal: only certificates that are good now let anybody in, and they change under way without a call
 //! lost. Method: real servers; certificates and lists are made as authorities make them.
 
-use crate::doors::{Class, Door, Raw, SOON, in_time, linkage};
-use crate::harness::{A, B, COUNTY, region, until};
-use domain::kernel::{Clock as _, Lane, Reason};
+use crate::doors::{Class, Door, Raw, SOON, in_time, linkage, read_authority};
+use crate::explain::report;
+use crate::harness::{A, ARRIVES, B, COUNTY, World, event, pull_all, region, sos, until};
+use domain::kernel::{Clock as _, Lane, Reason, Role, Timestamp};
+use domain::operation::Change;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proto::device::v1::change::Subject;
 use proto::exchange::v1 as exchange;
 use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
 use proto::exchange::v1::link_request::Frame as Say;
@@ -203,6 +206,36 @@ async fn a_region_whose_list_ran_out_has_health_and_alerts_alone() {
     })
     .await;
     assert!(!door.lets_in(&door.client(Some(&lost))).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_goes_through_while_a_regions_list_is_old_and_the_rest_when_it_is_new() {
+    let mut world = World::start().await;
+    let mut phone = world.enrol(A, Role::Patroller, "phone").await;
+    let desk = world.enrol(B, Role::DutyOfficer, "desk").await;
+    let authority = read_authority(&world.path("a/regions").join(A));
+    let publish = |until: Timestamp| {
+        let validity = Validity { not_before: SystemClock.now().plus_days(-1), not_after: until };
+        let text = authority.revocation_list(&[], validity).unwrap();
+        let path = Lists::path(&world.path("gateway/trust/crl"), &Owner::Region(region(A)));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        write_atomic(&path, text.as_bytes(), SHARED).unwrap();
+    };
+    publish(SystemClock.now().plus_millis(3_000));
+    until("the list ran out", Duration::from_secs(40), async || {
+        world.gateway.log_text().contains("ran out or was renewed")
+    })
+    .await;
+    let views = async || {
+        let changes = pull_all(desk.channel()).await;
+        changes.iter().filter(|change| matches!(change.subject, Some(Subject::View(_)))).count()
+    };
+    report(&mut phone, Change::ReportEvent(event("落石"))).await;
+    report(&mut phone, Change::RaiseSos(sos("摔伤"))).await;
+    until("the call for help is there", ARRIVES, async || views().await == 1).await;
+    publish(SystemClock.now().plus_days(7));
+    until("the event follows", ARRIVES, async || views().await == 2).await;
+    world.stop().await;
 }
 
 /// Clients that connect anew for each call while something happens; how many calls failed, and of how many.

@@ -49,6 +49,7 @@ impl Link<'_> {
                 Ok((stream, from_seq)) if self.lanes.contains(stream.lane) => {
                     self.deliver(Event::Wanted(stream, from_seq));
                 }
+                Ok((stream, _)) if self.asked_for.contains(stream.lane) => {}
                 Ok(_) => self.violation("a want for a lane that the link does not carry"),
                 Err(refused) => self.refuse(&refused),
             },
@@ -60,8 +61,9 @@ impl Link<'_> {
     }
 
     fn granted(&mut self, credit: pb::Credit) {
-        let lane = Lane::try_from(credit.lane).ok().filter(|lane| self.lanes.contains(*lane));
+        let lane = Lane::try_from(credit.lane).ok().filter(|lane| self.asked_for.contains(*lane));
         match lane {
+            Some(lane) if !self.lanes.contains(lane) => {}
             Some(lane) if (1..=CREDIT_BYTES_MAX).contains(&credit.size) => {
                 self.deliver(Event::Granted(lane, credit.size));
             }

@@ -128,7 +128,7 @@ impl<'a> Session<'a> {
                         permit.send(LinkRequest { frame: Some(frame) });
                     }
                 }
-                _ = ticks.tick() => self.tick()?,
+                _ = ticks.tick() => self.tick(listens)?,
             }
         }
     }
@@ -171,12 +171,17 @@ impl<'a> Session<'a> {
         None
     }
 
-    fn tick(&mut self) -> Result<(), LinkError> {
+    /// Time passes; `listens` says whether the gateway is heard at all.
+    fn tick(&mut self, listens: bool) -> Result<(), LinkError> {
         let now = self.link.home.clock.now();
         self.send_event(send::Event::Tick(now));
         let effects = self.receiver.step(receive::Event::Tick(now));
         self.receive_effects(effects);
         self.show();
+        if !listens {
+            // Nobody can be heard who is not listened to.
+            self.heard_at = Instant::now();
+        }
         if self.heard_at.elapsed() > Duration::from_millis(DEAD_AFTER_MS) {
             return Err(LinkError::Silent);
         }

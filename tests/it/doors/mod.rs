@@ -219,7 +219,7 @@ pub(crate) fn own() -> RegionId {
     region(A)
 }
 
-fn read_authority(dir: &Path) -> Authority {
+pub(crate) fn read_authority(dir: &Path) -> Authority {
     let certificate = std::fs::read_to_string(dir.join("authority.crt")).unwrap();
     let key = Secret::new(std::fs::read_to_string(dir.join("authority.key")).unwrap());
     Authority::from_pem(&certificate, &key).unwrap()
