@@ -10,6 +10,7 @@
 //! sent next.
 
 // The cores are public for the simulation, which drives them without a network and a disk.
+pub mod audit;
 pub mod book;
 pub mod config;
 pub mod delivery;

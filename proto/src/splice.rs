@@ -27,6 +27,13 @@ pub fn splice(within: Option<u32>, parts: &[(u32, &[u8])], rest: &impl Message) 
     out.into()
 }
 
+/// What stands before a value of so many bytes: its field's number and its length.
+pub fn head(tag: u32, len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(head_len(tag, len));
+    put_head(tag, len, &mut out);
+    out
+}
+
 fn head_len(tag: u32, len: usize) -> usize {
     key_len(tag) + encoded_len_varint(len as u64)
 }

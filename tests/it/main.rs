@@ -25,3 +25,4 @@ mod sample_configs;
 mod simulation;
 mod start;
 mod tidy;
+mod verify;

@@ -1,10 +1,11 @@
 //! What is numbered in a stream.
 
 use super::kernel::{encode_id, revision};
-use super::view::{ViewHead, check};
+use super::view::{ENTRY_VIEW, ViewHead, check};
 use super::{Door, Path, Rules};
 use crate::exchange::v1::{self as pb, entry::Entry as Wire};
 use crate::kernel::v1 as kernel_pb;
+use crate::splice::{head, splice};
 use bytes::Bytes;
 use domain::kernel::{Kind, Reason, RecordId, RegionId, Revision};
 use domain::record::RecordMeta;
@@ -57,6 +58,17 @@ pub fn encode_leave(meta: &RecordMeta, leave: &Leave) -> Bytes {
         share_n: *share_n,
         reason: reason.code(),
     }))
+}
+
+/// The entry of an encoded view, in its plain wrapping.
+pub fn wrap(view: &[u8]) -> Bytes {
+    splice(None, &[(ENTRY_VIEW, view)], &())
+}
+
+/// Whether an entry is that of its view in its plain wrapping.
+pub fn is_plain(entry: &[u8], view: &[u8]) -> bool {
+    let head = head(ENTRY_VIEW, view.len());
+    entry.strip_prefix(head.as_slice()) == Some(view)
 }
 
 fn encode(entry: Wire) -> Bytes {

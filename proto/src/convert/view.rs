@@ -18,7 +18,7 @@ pub const WITHHELD_FIELDS_MAX: usize = 64;
 pub const FIELD_BYTES_MAX: usize = 64;
 
 /// Number of the view in [`crate::exchange::v1::Entry`].
-const ENTRY_VIEW: u32 = 2;
+pub(super) const ENTRY_VIEW: u32 = 2;
 
 /// What a recipient must know of a view to file it, whatever is withheld.
 #[derive(Clone, Debug, PartialEq)]

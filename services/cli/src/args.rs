@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use cli::linkage::{self, RegionSpec};
 use cli::phone::{self, Phone};
-use cli::{bench, bundle, demo, explain, geojson};
+use cli::{bench, bundle, demo, explain, geojson, verify};
 use device::Draft;
 use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
 use domain::kernel::{
@@ -61,8 +61,23 @@ enum Word {
     /// Streams in files, for where no line goes 离线数据包
     #[command(subcommand)]
     Bundle(BundleWord),
+    /// Audits the stores in a data folder: chains, receipts, gaps; exit 0 only when all of it fits 核验
+    Verify(Verify),
     /// A phone on the command line 手机
     Phone(PhoneArgs),
+}
+
+#[derive(Debug, Args)]
+struct Verify {
+    /// The data folder; its server may be running
+    #[arg(long)]
+    data: PathBuf,
+    /// Only this region's store
+    #[arg(long)]
+    region: Option<RegionId>,
+    /// One line of JSON a store
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -324,6 +339,9 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
         }
         Word::Bundle(BundleWord::Import { store, json, file }) => {
             return bundle::import(&open(&store)?, &file, json).await;
+        }
+        Word::Verify(Verify { data, region, json }) => {
+            return verify::run(&data, region.as_ref(), json).await;
         }
         Word::Phone(PhoneArgs { store, word }) => of_phone(&store, word).await?,
     }

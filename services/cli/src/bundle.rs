@@ -3,6 +3,7 @@
 use crate::client::agreement_service;
 use crate::explain::stream_text;
 use crate::phone::{Phone, said};
+use crate::progress::Progress;
 use anyhow::{Context as _, Result, bail, ensure};
 use domain::kernel::{Purpose, Reason, RegionId};
 use prost::Message as _;
@@ -10,7 +11,7 @@ use prost::encoding::decode_varint;
 use proto::agreement::v1 as pb;
 use proto::exchange::v1::{BundleEnd, BundlePart, bundle_part::Part};
 use serde_json::json;
-use std::io::{BufRead, BufReader, BufWriter, IsTerminal as _, Read as _, Write as _};
+use std::io::{BufRead, BufReader, BufWriter, Read as _, Write as _};
 use std::path::Path;
 use tokio_stream::StreamExt as _;
 
@@ -18,8 +19,6 @@ use tokio_stream::StreamExt as _;
 const PART_BYTES_MAX: u64 = 2 * 1_024 * 1_024 + 1_024;
 /// Parts that are read before the region has taken those before.
 const PARTS_QUEUED_MAX: usize = 4;
-/// How often progress is shown, in parts.
-const SHOWN_EVERY: u64 = 64;
 
 /// Has a region make a bundle for a party. The file appears when it is whole.
 ///
@@ -35,13 +34,14 @@ pub async fn export(phone: &Phone, to: &RegionId, out: &Path) -> Result<()> {
         pb::ExportBundleRequest { to_region: to.to_string(), purpose: Purpose::Operation.code() };
     let mut service = agreement_service(phone.channel());
     let mut parts = service.export_bundle(request).await.map_err(said)?.into_inner();
-    let (mut count, mut whole) = (0, false);
+    let (mut count, mut whole) = (0_u64, false);
+    let mut progress = Progress::of("parts 部分");
     while let Some(answer) = parts.message().await.map_err(said)? {
         let part = answer.part.context("the region sent a part that is none")?;
         whole = matches!(part.part, Some(Part::End(BundleEnd { .. })));
         writer.write_all(&part.encode_length_delimited_to_vec())?;
         count += 1;
-        progress("exported 已导出", count, None);
+        progress.tell(count, None);
     }
     ensure!(whole, "the region ended before the bundle did: try again");
     let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
@@ -63,16 +63,16 @@ pub async fn import(phone: &Phone, path: &Path, as_json: bool) -> Result<bool> {
     let mut reader = BufReader::new(file);
     let (sender, requests) = tokio::sync::mpsc::channel(PARTS_QUEUED_MAX);
     let read = async move {
-        let (mut count, mut bytes) = (0, 0);
+        let (mut bytes, mut progress) = (0, Progress::of("bundle 数据包"));
         while let Some((part, taken)) = read_part(&mut reader)? {
-            (count, bytes) = (count + 1, bytes + taken);
+            bytes += taken;
             let purpose = Purpose::Operation.code();
             let request = pb::ImportBundleRequest { part: Some(part), purpose };
             if sender.send(request).await.is_err() {
                 // The region has refused; it says why.
                 break;
             }
-            progress("imported 已导入", count, Some((bytes, size)));
+            progress.tell(bytes, Some(size));
         }
         anyhow::Ok(())
     };
@@ -160,22 +160,6 @@ pub fn read_part(from: &mut impl BufRead) -> Result<Option<(BundlePart, u64)>> {
     let taken = u64::try_from(bytes.len())?;
     ensure!(taken == length, "it is cut off");
     Ok(Some((BundlePart::decode(bytes.as_slice())?, taken + u64::try_from(head)?)))
-}
-
-/// Tells somebody who watches how far it is.
-#[expect(clippy::print_stderr, reason = "for whoever watches")]
-fn progress(what: &str, parts: u64, of: Option<(u64, u64)>) {
-    let over = of.is_some_and(|(bytes, size)| bytes == size);
-    if (!parts.is_multiple_of(SHOWN_EVERY) && !over) || !std::io::stderr().is_terminal() {
-        return;
-    }
-    match of {
-        Some((bytes, size)) => {
-            let percent = bytes.saturating_mul(100) / size.max(1);
-            eprint!("\r{what}: {parts} parts 部分, {percent} %{}", if over { "\n" } else { "" });
-        }
-        None => eprint!("\r{what}: {parts} parts 部分"),
-    }
 }
 
 #[cfg(test)]

@@ -15,4 +15,6 @@ pub mod explain;
 pub mod geojson;
 pub mod linkage;
 pub mod phone;
+mod progress;
 pub mod terms;
+pub mod verify;

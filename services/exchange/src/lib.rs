@@ -8,6 +8,7 @@
 //!
 //! *Start at* [`send::Sender::step`], then [`receive::Receiver::step`], then [`link::Exchange::run`].
 
+pub mod audit;
 pub mod book;
 pub mod bundle;
 pub mod cut;

@@ -110,7 +110,7 @@ impl Reader<'_> {
             Err(reason) => park(reason, salted),
             Ok(Entry::Start { agreement_sha256: named }) => {
                 if seq == 1 && named == self.agreement_sha256 {
-                    InboxItem::Control
+                    InboxItem::Control { salt: salted.salt, entry: salted.entry }
                 } else {
                     park(Reason::AgreementUnknown, salted)
                 }
@@ -120,7 +120,7 @@ impl Reader<'_> {
                 if head.owner_region != *origin || head.birth_region != *origin {
                     return park(Reason::NotTheOwner, salted);
                 }
-                InboxItem::View(self.view_row(head, &view, &salted.entry))
+                InboxItem::View(self.view_row(head, &view, salted))
             }
             Ok(Entry::Leave { birth_region, .. }) if birth_region != *origin => {
                 park(Reason::NotTheOwner, salted)
@@ -141,6 +141,8 @@ impl Reader<'_> {
                     // A tombstone outlives what it stands for: a view that comes late must not bring it back.
                     expires_at: Timestamp::from_micros(i64::MAX),
                     encoded: encoded.encode_to_vec().into(),
+                    salt: salted.salt,
+                    entry: Some(salted.entry),
                 })
             }
         }
@@ -148,9 +150,9 @@ impl Reader<'_> {
 
     /// A [`device::NeighbourView`] whose view stays as it came: it is not encoded again, and a field that
     /// this release does not know reaches whoever knows it.
-    fn view_row(&self, head: ViewHead, view: &[u8], entry: &[u8]) -> ViewRow {
+    fn view_row(&self, head: ViewHead, view: &[u8], salted: SaltedEntry) -> ViewRow {
         // Over the bytes as they came: a field that this release does not know counts too.
-        let view_sha256 = seal::key::sha256(entry);
+        let view_sha256 = seal::key::sha256(&salted.entry);
         let source = self.source.encode_to_vec();
         ViewRow {
             record_id: head.record_id,
@@ -161,6 +163,9 @@ impl Reader<'_> {
             view_sha256: Some(view_sha256),
             expires_at: head.expires_at,
             encoded: splice(None, &[(1, view), (2, &source)], &()),
+            salt: salted.salt,
+            // Kept twice only if it would not come out of the view again as it came.
+            entry: (!entry::is_plain(&salted.entry, view)).then_some(salted.entry),
         }
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! *Start at* [`region::Store`], then `writer.rs` for how a commit is made.
 
+pub mod audit;
 pub mod depth;
 pub mod gateway;
 #[cfg(feature = "known-bad")]

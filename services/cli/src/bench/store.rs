@@ -438,6 +438,8 @@ impl Maker {
             view_sha256: Some(self.at.h),
             expires_at: self.now.plus_days(90),
             encoded: self.record.clone(),
+            salt: [0; 16],
+            entry: None,
         };
         Ok(InboxEntry { seq: self.at.seq, item: InboxItem::View(view) })
     }

@@ -102,7 +102,7 @@ fn items(entries: &[Bytes]) -> Vec<&'static str> {
     let name = |entry: &InboxEntry| match &entry.item {
         InboxItem::View(_) => "view",
         InboxItem::Withdrawal(_) => "withdrawal",
-        InboxItem::Control => "control",
+        InboxItem::Control { .. } => "control",
         InboxItem::Parked { reason, .. } => reason.name(),
     };
     apply.entries.iter().map(name).collect()

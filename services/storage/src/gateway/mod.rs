@@ -15,7 +15,7 @@ use crate::writer::{Answer, Call, Look, Queue, WriteError, Writer};
 use bytes::Bytes;
 use domain::kernel::{AgreementId, GatewayId, RegionId};
 use domain::stream::{Position, StreamId};
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use sqlx::{Row as _, SqlitePool};
 use std::collections::HashMap;
 use std::path::Path;
@@ -186,6 +186,19 @@ impl Store {
 
 const AGREEMENTS: &str =
     "SELECT agreement_id, version, sha256, signed FROM agreement ORDER BY agreement_id, version";
+
+/// Whose store a file is.
+///
+/// # Errors
+/// When it is no gateway's store, or cannot be read.
+pub fn id_of(path: &Path) -> Result<GatewayId, OpenError> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let sql = "SELECT value FROM store_fact WHERE name = 'gateway_id'";
+    let found: Vec<u8> = conn.query_row(sql, [], |row| row.get(0))?;
+    let found = String::from_utf8_lossy(&found).into_owned();
+    let wanted = "a gateway".to_owned();
+    GatewayId::parse(&found).map_err(|_| OpenError::WrongOwner { found, wanted })
+}
 
 fn own(conn: &Connection, gateway: &GatewayId) -> Result<(), OpenError> {
     let found: Option<Vec<u8>> = conn

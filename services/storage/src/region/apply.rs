@@ -29,6 +29,10 @@ pub struct ViewRow {
     pub expires_at: Timestamp,
     /// What watchers are sent; opaque here.
     pub encoded: Bytes,
+    /// The salt of its entry.
+    pub salt: [u8; 16],
+    /// The entry, where it does not follow from what is sent.
+    pub entry: Option<Bytes>,
 }
 
 /// What an entry comes to.
@@ -38,8 +42,13 @@ pub enum InboxItem {
     View(ViewRow),
     /// A record is no longer shown.
     Withdrawal(ViewRow),
-    /// Nothing to keep; the cursor moves over it.
-    Control,
+    /// Nothing to show; the cursor moves over it.
+    Control {
+        /// Its salt.
+        salt: [u8; 16],
+        /// Its bytes.
+        entry: Bytes,
+    },
     /// Verified but of no use, and why.
     Parked {
         /// Why.
@@ -161,11 +170,12 @@ fn keep_entries(
 ) -> rusqlite::Result<()> {
     let mut views = Vec::with_capacity(apply.entries.len());
     let mut parked: Vec<ParkedLine<'_>> = Vec::new();
+    let mut controls = Vec::new();
     // The newest of each record, as far as this range has changed it.
     let mut newest = newest_held(conn, apply)?;
     for InboxEntry { seq, item } in &apply.entries {
         match item {
-            InboxItem::Control => {}
+            InboxItem::Control { salt, entry } => controls.push((*seq, salt, entry)),
             InboxItem::View(view) | InboxItem::Withdrawal(view) => {
                 let key = (&view.birth_region, view.record_id);
                 let (held, came) = (newest.get(&key), (view.revision, view.share_n));
@@ -195,6 +205,12 @@ fn keep_entries(
         }
     }
     write_views(conn, inbox.number, &views)?;
+    CONTROL.write(conn, &controls, |(seq, salt, entry), to| {
+        to.put(inbox.number)?;
+        to.put(int(*seq))?;
+        to.put(salt.as_slice())?;
+        to.put(entry.as_ref())
+    })?;
     PARKED.write(conn, &parked, |(seq, reason, salt, entry), to| {
         to.put(inbox.number)?;
         to.put(int(*seq))?;
@@ -208,9 +224,11 @@ fn keep_entries(
 static PARKED: LazyLock<Insert> = LazyLock::new(|| {
     Insert::new("INSERT INTO parked (inbox_no, seq, reason, salt, entry, parked_at)", 6, "")
 });
+static CONTROL: LazyLock<Insert> =
+    LazyLock::new(|| Insert::new("INSERT INTO control (inbox_no, seq, salt, entry)", 4, ""));
 static VIEW: LazyLock<Insert> = LazyLock::new(|| {
-    let head = "INSERT INTO view (feed_seq, inbox_no, seq, record_id, birth_region, kind, revision_t, revision_epoch, revision_n, share_n, withdrawn, current, view_sha256, expires_at, encoded)";
-    Insert::new(head, 15, "")
+    let head = "INSERT INTO view (feed_seq, inbox_no, seq, record_id, birth_region, kind, revision_t, revision_epoch, revision_n, share_n, withdrawn, current, view_sha256, expires_at, encoded, salt, entry)";
+    Insert::new(head, 17, "")
 });
 
 /// Newest view of each record that the range touches and that is held already.
@@ -225,7 +243,7 @@ fn newest_held<'a>(
     let views = || {
         apply.entries.iter().filter_map(|entry| match &entry.item {
             InboxItem::View(view) | InboxItem::Withdrawal(view) => Some(view),
-            InboxItem::Control | InboxItem::Parked { .. } => None,
+            InboxItem::Control { .. } | InboxItem::Parked { .. } => None,
         })
     };
     let ids: Vec<&[u8]> = views().map(|view| view.record_id.as_bytes().as_slice()).collect();
@@ -274,6 +292,8 @@ fn write_views(conn: &Connection, inbox_no: i64, views: &[Line<'_>]) -> rusqlite
         to.put(current)?;
         to.put(view.view_sha256.as_ref().map(<[u8; 32]>::as_slice))?;
         to.put(view.expires_at.micros())?;
-        to.put(view.encoded.as_ref())
+        to.put(view.encoded.as_ref())?;
+        to.put(view.salt.as_slice())?;
+        to.put(view.entry.as_deref())
     })
 }

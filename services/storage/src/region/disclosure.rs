@@ -111,31 +111,47 @@ pub(super) fn note_watched(state: &mut State, conn: &Connection) -> rusqlite::Re
 }
 
 fn append(state: &mut State, conn: &Connection, row: &Row<'_>) -> rusqlite::Result<()> {
-    let mut bytes = state.memory.disclosure_hash.to_vec();
-    bytes.extend_from_slice(&row.now.micros().to_be_bytes());
-    bytes.extend_from_slice(row.device.as_ref().map_or([0; 16].as_slice(), |id| id.as_bytes()));
-    bytes.extend_from_slice(&row.set_no.unwrap_or(0).to_be_bytes());
-    bytes.extend_from_slice(&row.purpose.to_be_bytes());
-    bytes.extend_from_slice(&row.feed_from.to_be_bytes());
-    bytes.extend_from_slice(&row.feed_to.to_be_bytes());
-    bytes.extend_from_slice(&row.count.to_be_bytes());
-    bytes.extend_from_slice(row.method.as_bytes());
-    let hash = seal::key::sha256(&bytes);
+    let numbers = [int(row.feed_from), int(row.feed_to), int(row.count)];
+    let device = row.device.as_ref().map(|id| id.as_bytes().as_slice());
+    let before = &state.memory.disclosure_hash;
+    let now = row.now.micros();
+    let hash = hash(before, now, device, row.set_no, row.purpose, row.method, numbers);
     conn.prepare_cached(
         "INSERT INTO disclosure (disclosed_at, device_id, set_no, purpose, method, feed_from, feed_to, count, hash)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute((
-        row.now.micros(),
-        row.device.as_ref().map(|id| id.as_bytes().as_slice()),
+        now,
+        device,
         row.set_no,
         row.purpose,
         row.method,
-        int(row.feed_from),
-        int(row.feed_to),
-        int(row.count),
+        numbers[0],
+        numbers[1],
+        numbers[2],
         hash.as_slice(),
     ))?;
     state.memory.disclosure_hash = hash;
     Ok(())
+}
+
+/// What a row's hash is: over the one before and all that the row says; `numbers` are `feed_from`, `feed_to`
+/// and `count`.
+pub(super) fn hash(
+    before: &[u8; 32],
+    disclosed_at: i64,
+    device: Option<&[u8]>,
+    set_no: Option<i64>,
+    purpose: i64,
+    method: &str,
+    numbers: [i64; 3],
+) -> [u8; 32] {
+    let mut bytes = before.to_vec();
+    bytes.extend_from_slice(&disclosed_at.to_be_bytes());
+    bytes.extend_from_slice(device.unwrap_or(&[0; 16]));
+    bytes.extend_from_slice(&set_no.unwrap_or(0).to_be_bytes());
+    bytes.extend_from_slice(&purpose.to_be_bytes());
+    numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_be_bytes()));
+    bytes.extend_from_slice(method.as_bytes());
+    seal::key::sha256(&bytes)
 }

@@ -1,6 +1,7 @@
 //! A region's store: its records, what it showed to whom, what its neighbours showed to it.
 
 mod apply;
+mod audit;
 mod commit;
 mod device;
 mod disclosure;
@@ -12,6 +13,7 @@ mod tail;
 mod tests;
 
 pub use apply::{Applied, Apply, InboxEntry, InboxItem, ViewRow};
+pub use audit::{HeldEntry, HeldLook, HeldView};
 pub use commit::{
     Base, Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite,
     ShareWrite,
@@ -49,6 +51,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         number: 2,
         sql: include_str!("../../migrations/sqlite/region/0002_pack_outbox_and_memory.sql"),
+    },
+    Migration {
+        number: 3,
+        sql: include_str!("../../migrations/sqlite/region/0003_keep_what_the_chain_needs.sql"),
     },
 ];
 

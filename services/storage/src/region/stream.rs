@@ -167,7 +167,10 @@ impl Store {
     }
 }
 
-fn stream_id(row: &sqlx::sqlite::SqliteRow, column: usize) -> Result<StreamId, ReadError> {
+pub(super) fn stream_id(
+    row: &sqlx::sqlite::SqliteRow,
+    column: usize,
+) -> Result<StreamId, ReadError> {
     StreamId::from_bytes(row.try_get(column)?).ok_or(ReadError::Inconsistent("stream id"))
 }
 

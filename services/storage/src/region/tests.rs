@@ -65,6 +65,7 @@ fn every_statement_of_the_readers_can_be_prepared() {
     let dir = tempfile::tempdir().unwrap();
     let conn = sqlite::open_writer(&dir.path().join("store.sqlite"), MIGRATIONS).unwrap();
     for sql in [
+        audit::STATEMENTS,
         device::STATEMENTS,
         feed::STATEMENTS,
         outbox::STATEMENTS,

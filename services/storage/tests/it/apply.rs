@@ -26,7 +26,7 @@ fn parked() -> InboxItem {
 async fn a_range_is_applied_only_where_the_cursor_stands() {
     let world = World::new().await;
     let of = stream("daluba", Lane::Routine);
-    let first = range(&of, 0, vec![InboxItem::Control, view(1, 1, 1)]);
+    let first = range(&of, 0, vec![control(), view(1, 1, 1)]);
     let stands = Applied { position: place(&of, 2), parked_count: 0 };
     assert_eq!(world.store.apply(first.clone()).await, Ok(stands));
     // Again; beyond a hole; from another hash: nothing moves.
@@ -49,7 +49,7 @@ async fn a_range_is_applied_only_where_the_cursor_stands() {
 async fn two_copies_of_a_range_at_once_are_applied_once() {
     let world = World::new().await;
     let of = stream("daluba", Lane::Routine);
-    let apply = range(&of, 0, vec![InboxItem::Control, view(1, 1, 1)]);
+    let apply = range(&of, 0, vec![control(), view(1, 1, 1)]);
     let (one, two) = tokio::join!(world.store.apply(apply.clone()), world.store.apply(apply));
     assert_eq!(one, two);
     assert_eq!(world.look::<i64>("SELECT count(*) FROM view"), 1);
@@ -132,7 +132,7 @@ async fn the_feed_holds_own_records_and_views_in_the_order_they_came() {
     let world = World::new().await;
     let of = stream("daluba", Lane::Routine);
     world.store.commit(commit(vec![write(1, 1, 1)])).await.unwrap();
-    world.store.apply(range(&of, 0, vec![InboxItem::Control, view(2, 1, 1)])).await.unwrap();
+    world.store.apply(range(&of, 0, vec![control(), view(2, 1, 1)])).await.unwrap();
     world.store.commit(commit(vec![write(2, 3, 1)])).await.unwrap();
     let feed = world.store.list_feed(0, 9).await.unwrap();
     let found: Vec<_> = feed.items.iter().map(|item| (item.feed_seq, item.source)).collect();

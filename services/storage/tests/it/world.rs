@@ -215,7 +215,14 @@ pub(crate) fn view_row(birth: &str, of: i64, n: u64, share_n: u64) -> ViewRow {
         view_sha256: Some([n as u8; 32]),
         expires_at: NOW.plus_days(9),
         encoded: format!("{birth} {of} {n} {share_n}").into_bytes().into(),
+        salt: [n as u8; 16],
+        entry: None,
     }
+}
+
+/// An entry that opens a stream.
+pub(crate) fn control() -> InboxItem {
+    InboxItem::Control { salt: [1; 16], entry: Bytes::from_static(b"start") }
 }
 
 pub(crate) fn entry(seq: u64, item: InboxItem) -> InboxEntry {
