@@ -112,7 +112,8 @@ fn applied(answer: &pb::PushResponse, count: usize) -> Result<()> {
     Ok(())
 }
 
-fn report(device_seq: u64, padding: &str) -> Operation {
+/// A report as a phone writes it.
+pub(super) fn report(device_seq: u64, padding: &str) -> Operation {
     fresh(
         device_seq,
         Change::ReportEvent(Event {

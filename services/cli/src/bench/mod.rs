@@ -6,6 +6,7 @@ mod pipeline;
 mod report;
 mod rpc;
 mod sealing;
+mod sharing;
 mod store;
 mod world;
 
@@ -23,6 +24,8 @@ pub enum Suite {
     Rpc,
     /// Segments, sealed and opened.
     Seal,
+    /// What leaves, decided.
+    Share,
     /// Three processes, end to end.
     Pipeline,
 }
@@ -54,6 +57,7 @@ pub async fn run(suite: Suite, options: Options) -> Result<bool> {
         Suite::Store => store::run(&options).await,
         Suite::Rpc => rpc::run(&options).await,
         Suite::Seal => sealing::run(&options).await,
+        Suite::Share => sharing::run(&options).await,
         Suite::Pipeline => pipeline::run(&options).await,
     }
 }

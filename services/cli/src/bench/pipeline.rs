@@ -51,11 +51,13 @@ enum Way {
     CatchUp,
 }
 
-const CASES: [(&str, Shape, Way); 7] = [
+const CASES: [(&str, Shape, Way); 9] = [
     ("stream", Shape::One, Way::Stream(2_048)),
     ("stream_w256", Shape::One, Way::Stream(256)),
     ("stream_10_parties", Shape::TenParties, Way::Stream(2_048)),
     ("stream_10_agreements", Shape::TenAgreements, Way::Stream(2_048)),
+    ("stream_3_parties", Shape::ThreeParties, Way::Stream(2_048)),
+    ("stream_3_parties_clauses", Shape::ThreePartiesClauses, Way::Stream(2_048)),
     ("unary", Shape::One, Way::Unary),
     ("paced100", Shape::One, Way::Paced),
     ("catchup", Shape::One, Way::CatchUp),
@@ -100,8 +102,21 @@ pub(super) async fn run(options: &Options) -> Result<bool> {
             }
         }
     }
-    let lines: Vec<Value> =
-        rounds.iter().map(|(index, rounds)| line(CASES[*index].0, rounds, &limits)).collect();
+    let told = rounds.iter().map(|(index, each)| {
+        let (case, shape, _) = CASES[*index];
+        let mut line = line(case, each, &limits);
+        // What terms cost: the same to the same parties, without them.
+        let base = CASES.iter().position(|(_, base, _)| {
+            (shape, *base) == (Shape::ThreePartiesClauses, Shape::ThreeParties)
+        });
+        if let Some(base) = base.and_then(|base| rounds.get(&base)) {
+            let ratios =
+                each.iter().zip(base).map(|(with, base)| with.records_per_s / base.records_per_s);
+            line["ratio_to_pass_all"] = json!(round(report::median(ratios.collect())));
+        }
+        line
+    });
+    let lines: Vec<Value> = told.collect();
     report::print(&lines, options.json)?;
     Ok(true)
 }

@@ -1,10 +1,12 @@
 //! A linkage of three real processes: a gateway, a region server that is reported to, and one that hosts
 //! its neighbours.
 
+use super::sharing::{pass_all, with_clauses};
+use crate::demo::outline_of;
 use crate::linkage::{self, RegionSpec, Terms};
 use crate::phone::{self, Phone};
 use anyhow::{Context as _, Result, bail, ensure};
-use domain::agreement::{AgreementForm, Clause, Grant, Release};
+use domain::agreement::{AgreementForm, Clause};
 use domain::directory::{Directory, RegionLevel};
 use domain::kernel::{Clock as _, Entropy as _, Epoch, GatewayId, LinkageId, RegionId, Role};
 use domain::outline::Outline;
@@ -27,6 +29,10 @@ pub(super) enum Shape {
     TenParties,
     /// Ten agreements, each with a recipient of its own.
     TenAgreements,
+    /// One agreement, three recipients, on real outlines.
+    ThreeParties,
+    /// The same, and terms that look at each record and change it.
+    ThreePartiesClauses,
 }
 
 /// How long a process may take to start.
@@ -142,7 +148,11 @@ impl World {
 }
 
 fn recipients(shape: Shape) -> Result<Vec<RegionId>> {
-    let count = if shape == Shape::One { 1 } else { 10 };
+    let count = match shape {
+        Shape::One => 1,
+        Shape::ThreeParties | Shape::ThreePartiesClauses => 3,
+        Shape::TenParties | Shape::TenAgreements => 10,
+    };
     (1..=count).map(|number| Ok(format!("neighbour-{number}").parse()?)).collect()
 }
 
@@ -164,7 +174,7 @@ async fn set_up(dir: &Path, shape: Shape, recipients: &[RegionId]) -> Result<()>
             name_en: id.to_string(),
             superior: None,
             endpoint: String::new(),
-            outline: Outline::default(),
+            outline: outline(shape, id)?,
         };
         let data = data_of(dir, id);
         regions.push(linkage::init_region(&data, &linkage, spec, now, &SystemEntropy).await?);
@@ -176,12 +186,27 @@ async fn set_up(dir: &Path, shape: Shape, recipients: &[RegionId]) -> Result<()>
     match shape {
         Shape::TenAgreements => recipients
             .iter()
-            .try_for_each(|one| agree(dir, &directory, &[origin.clone(), one.clone()])),
-        Shape::One | Shape::TenParties => {
+            .try_for_each(|one| agree(dir, &directory, &[origin.clone(), one.clone()], pass_all())),
+        Shape::One | Shape::TenParties | Shape::ThreeParties | Shape::ThreePartiesClauses => {
             let parties: Vec<_> = std::iter::once(&origin).chain(recipients).cloned().collect();
-            agree(dir, &directory, &parties)
+            let clauses = shape == Shape::ThreePartiesClauses;
+            let clauses = if clauses { with_clauses()? } else { pass_all() };
+            agree(dir, &directory, &parties, clauses)
         }
     }
+}
+
+/// Where a region lies, in the shapes for which that matters: 小南海镇 and its neighbours.
+fn outline(shape: Shape, id: &RegionId) -> Result<Outline> {
+    if !matches!(shape, Shape::ThreeParties | Shape::ThreePartiesClauses) {
+        return Ok(Outline::default());
+    }
+    outline_of(match id.as_str() {
+        ORIGIN => "xiaonanhai",
+        "neighbour-1" => "xianfeng",
+        "neighbour-2" => "qianjiang",
+        _ => "lichuan",
+    })
 }
 
 fn data_of(dir: &Path, id: &RegionId) -> PathBuf {
@@ -189,9 +214,13 @@ fn data_of(dir: &Path, id: &RegionId) -> PathBuf {
 }
 
 /// Proposes, has all sign, hands it to all.
-fn agree(dir: &Path, directory: &Directory, parties: &[RegionId]) -> Result<()> {
+fn agree(
+    dir: &Path,
+    directory: &Directory,
+    parties: &[RegionId],
+    clauses: Vec<Clause>,
+) -> Result<()> {
     let now = SystemClock.now();
-    let clauses = vec![Clause::whole(Grant::EventDetail, Release::AtOnce)];
     let title = "边界联防".to_owned();
     let terms = Terms::plain(AgreementForm::Agreement, title, parties.to_vec(), clauses);
     linkage::conclude(directory, terms, |id| data_of(dir, id), now, &SystemEntropy)

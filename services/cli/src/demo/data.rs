@@ -76,6 +76,12 @@ pub(super) fn regions() -> Result<Vec<DemoRegion>> {
         .collect()
 }
 
+/// The outline of a region, by its id.
+pub(crate) fn outline_of(id: &str) -> Result<Outline> {
+    let rings = outlines()?.remove(id).with_context(|| format!("nobody has drawn {id}"))?;
+    Ok(Outline::new(rings))
+}
+
 /// The rings of each region; they are numbered from 1 as they come.
 fn outlines() -> Result<BTreeMap<&'static str, Vec<Vec<Corner>>>> {
     let mut outlines: BTreeMap<_, Vec<Vec<Corner>>> = BTreeMap::new();

@@ -10,6 +10,8 @@ mod screen;
 mod verdict;
 mod world;
 
+pub(crate) use data::outline_of;
+
 use crate::phone::Phone;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
