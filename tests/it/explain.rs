@@ -264,3 +264,59 @@ async fn a_dry_run_counts_what_new_terms_would_show_and_shows_nothing() {
     let refused = service.dry_run_agreement(request).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
 }
+
+/// An event of the county's, as an officer of the neighbour reads it.
+async fn read(desk: &Phone, record: RecordId) -> risk::EventRecord {
+    let request = risk::GetEventRequest {
+        record_id: record.as_bytes().to_vec().into(),
+        owner_region: COUNTY.to_owned(),
+        purpose: Purpose::Duty.code(),
+    };
+    let mut service = RiskServiceClient::new(desk.channel().clone());
+    service.get_event(request).await.unwrap().into_inner().event.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_two_agreements_show_of_a_record_is_shown_as_one() {
+    let mut world = World::start().await;
+    let now = SystemClock.now();
+    let directory = linkage::read_directory(&world.path("a"), now).unwrap();
+    let text = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect();
+    let whole = |grant| Clause::whole(grant, Release::AtOnce);
+    for (title, clause) in [
+        ("概要", whole(Grant::EventSummary)),
+        ("详情", Clause { fields: text(&["text", "state"]), ..whole(Grant::EventDetail) }),
+    ] {
+        let parties = vec![region(COUNTY), region(B)];
+        let form = AgreementForm::Agreement;
+        let terms = Terms::plain(form, title.to_owned(), parties, vec![clause]);
+        let data =
+            |id: &domain::kernel::RegionId| world.path(if id.as_str() == B { "b" } else { "a" });
+        linkage::conclude(&directory, terms, data, now, &SystemEntropy).unwrap();
+    }
+    world.a.stop().await;
+    world.b.stop().await;
+    world.a.restart().await;
+    world.b.restart().await;
+    let mut phone = world.enrol(COUNTY, Role::Patroller, "phone").await;
+    let desk = world.enrol(B, Role::DutyOfficer, "desk").await;
+    world.enrol(COUNTY, Role::DutyOfficer, "desk").await;
+    let record = report(&mut phone, Change::ReportEvent(event("落石"))).await;
+    let store = folder(&world, COUNTY, "desk");
+    until("both agreements' entries are applied", ARRIVES, async || {
+        let told = explain(store.to_str().unwrap(), record, &["--party", B]).unwrap();
+        let sharings = told["sharings"].as_array().unwrap();
+        sharings.iter().all(|sharing| sharing["deliveries"][0]["state"] == "APPLIED")
+    })
+    .await;
+    let seen = read(&desk, record).await;
+    let event = seen.event.unwrap();
+    assert_eq!((event.text.as_str(), event.place.as_str()), ("落石", "黑溪桥头"));
+    let [first, second] = &seen.shared_from[..] else { panic!("{:?}", seen.shared_from) };
+    assert!(first.fields.is_empty() && first.agreement_id != second.agreement_id);
+    // Whichever came last is the first; the other gives what it lacks, by name.
+    let gives = |field: &str| second.fields.iter().any(|name| name == field);
+    assert!(gives("text") != gives("place"), "{:?}", second.fields);
+    let told = explain(folder(&world, B, "desk").to_str().unwrap(), record, &["--owner", COUNTY]);
+    assert_eq!(told.unwrap()["sharings"].as_array().unwrap().len(), 2);
+}

@@ -444,8 +444,8 @@ pub struct ExplainRecordResponse {
     /// Its present revision, as this region knows it.
     #[prost(message, optional, tag = "1")]
     pub revision: ::core::option::Option<super::super::kernel::v1::Revision>,
-    /// One an agreement: of all that name the owner as a party, for an own record; of the one by which it came,
-    /// for a neighbour's.
+    /// One an agreement: of all that name this region as a party, for an own record; of those by which it came,
+    /// the newest first, for a neighbour's.
     #[prost(message, repeated, tag = "2")]
     pub sharings: ::prost::alloc::vec::Vec<Sharing>,
     /// The link to the gateway is up.

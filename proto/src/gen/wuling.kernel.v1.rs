@@ -203,6 +203,27 @@ pub struct Signature {
     #[prost(bytes = "bytes", tag = "3")]
     pub signature: ::prost::bytes::Bytes,
 }
+/// Where a neighbour's record, or some of its fields, came from. Views of one revision under several agreements
+/// are shown as one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SharedFrom {
+    /// The agreement, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub agreement_id: ::prost::bytes::Bytes,
+    /// Its version, from 1.
+    #[prost(uint32, tag = "2")]
+    pub agreement_version: u32,
+    /// 未核实: no officer of the owner has accepted it yet.
+    #[prost(bool, tag = "3")]
+    pub unverified: bool,
+    /// Shown for the last time.
+    #[prost(bool, tag = "4")]
+    pub last: bool,
+    /// Fields of the payload that came from here alone, in proto names, at most 64 of 1 to 64 bytes; none for
+    /// the first.
+    #[prost(string, repeated, tag = "5")]
+    pub fields: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// The kinds of record. A receiver parks an entry of a kind it does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -685,24 +685,8 @@ impl SosVerb {
         }
     }
 }
-/// Where a neighbour's record came from.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SharedFrom {
-    /// The agreement, 16 bytes.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub agreement_id: ::prost::bytes::Bytes,
-    /// Its version, from 1.
-    #[prost(uint32, tag = "2")]
-    pub agreement_version: u32,
-    /// 未核实: no officer of the owner has accepted it yet.
-    #[prost(bool, tag = "3")]
-    pub unverified: bool,
-    /// Shown for the last time.
-    #[prost(bool, tag = "4")]
-    pub last: bool,
-}
 /// A shift with its meta.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ShiftRecord {
     /// What is the same for every kind.
     #[prost(message, optional, tag = "1")]
@@ -710,9 +694,10 @@ pub struct ShiftRecord {
     /// The shift; withheld fields are absent in a neighbour's.
     #[prost(message, optional, tag = "2")]
     pub shift: ::core::option::Option<Shift>,
-    /// Where it came from; absent for a record of this region.
-    #[prost(message, optional, tag = "3")]
-    pub shared_from: ::core::option::Option<SharedFrom>,
+    /// Where it came from, the first for what no other names; none for a record of this region. A list shows
+    /// the newest view alone.
+    #[prost(message, repeated, tag = "3")]
+    pub shared_from: ::prost::alloc::vec::Vec<super::super::kernel::v1::SharedFrom>,
 }
 /// A patrol with its meta.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -723,9 +708,10 @@ pub struct PatrolRecord {
     /// The patrol; withheld fields are absent in a neighbour's.
     #[prost(message, optional, tag = "2")]
     pub patrol: ::core::option::Option<Patrol>,
-    /// Where it came from; absent for a record of this region.
-    #[prost(message, optional, tag = "3")]
-    pub shared_from: ::core::option::Option<SharedFrom>,
+    /// Where it came from, the first for what no other names; none for a record of this region. A list shows
+    /// the newest view alone.
+    #[prost(message, repeated, tag = "3")]
+    pub shared_from: ::prost::alloc::vec::Vec<super::super::kernel::v1::SharedFrom>,
 }
 /// A check-in with its meta.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -736,9 +722,10 @@ pub struct CheckInRecord {
     /// The check-in; withheld fields are absent in a neighbour's.
     #[prost(message, optional, tag = "2")]
     pub check_in: ::core::option::Option<CheckIn>,
-    /// Where it came from; absent for a record of this region.
-    #[prost(message, optional, tag = "3")]
-    pub shared_from: ::core::option::Option<SharedFrom>,
+    /// Where it came from, the first for what no other names; none for a record of this region. A list shows
+    /// the newest view alone.
+    #[prost(message, repeated, tag = "3")]
+    pub shared_from: ::prost::alloc::vec::Vec<super::super::kernel::v1::SharedFrom>,
 }
 /// A track batch with its meta.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -749,9 +736,10 @@ pub struct TrackBatchRecord {
     /// The track batch; withheld fields are absent in a neighbour's.
     #[prost(message, optional, tag = "2")]
     pub track_batch: ::core::option::Option<TrackBatch>,
-    /// Where it came from; absent for a record of this region.
-    #[prost(message, optional, tag = "3")]
-    pub shared_from: ::core::option::Option<SharedFrom>,
+    /// Where it came from, the first for what no other names; none for a record of this region. A list shows
+    /// the newest view alone.
+    #[prost(message, repeated, tag = "3")]
+    pub shared_from: ::prost::alloc::vec::Vec<super::super::kernel::v1::SharedFrom>,
 }
 /// An observation with its meta.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -762,9 +750,10 @@ pub struct ObservationRecord {
     /// The observation; withheld fields are absent in a neighbour's.
     #[prost(message, optional, tag = "2")]
     pub observation: ::core::option::Option<Observation>,
-    /// Where it came from; absent for a record of this region.
-    #[prost(message, optional, tag = "3")]
-    pub shared_from: ::core::option::Option<SharedFrom>,
+    /// Where it came from, the first for what no other names; none for a record of this region. A list shows
+    /// the newest view alone.
+    #[prost(message, repeated, tag = "3")]
+    pub shared_from: ::prost::alloc::vec::Vec<super::super::kernel::v1::SharedFrom>,
 }
 /// A call for help with its meta.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -775,9 +764,10 @@ pub struct SosAlertRecord {
     /// The call for help; withheld fields are absent in a neighbour's.
     #[prost(message, optional, tag = "2")]
     pub sos_alert: ::core::option::Option<SosAlert>,
-    /// Where it came from; absent for a record of this region.
-    #[prost(message, optional, tag = "3")]
-    pub shared_from: ::core::option::Option<SharedFrom>,
+    /// Where it came from, the first for what no other names; none for a record of this region. A list shows
+    /// the newest view alone.
+    #[prost(message, repeated, tag = "3")]
+    pub shared_from: ::prost::alloc::vec::Vec<super::super::kernel::v1::SharedFrom>,
 }
 /// Asks for one shift.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -793,7 +783,7 @@ pub struct GetShiftRequest {
     pub purpose: i32,
 }
 /// One shift.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetShiftResponse {
     /// The shift.
     #[prost(message, optional, tag = "1")]

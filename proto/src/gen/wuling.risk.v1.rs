@@ -349,22 +349,6 @@ impl EventVerb {
         }
     }
 }
-/// Where a neighbour's record came from.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SharedFrom {
-    /// The agreement, 16 bytes.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub agreement_id: ::prost::bytes::Bytes,
-    /// Its version, from 1.
-    #[prost(uint32, tag = "2")]
-    pub agreement_version: u32,
-    /// 未核实: no officer of the owner has accepted it yet.
-    #[prost(bool, tag = "3")]
-    pub unverified: bool,
-    /// Shown for the last time.
-    #[prost(bool, tag = "4")]
-    pub last: bool,
-}
 /// An event with its meta.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EventRecord {
@@ -374,9 +358,10 @@ pub struct EventRecord {
     /// The event; withheld fields are absent in a neighbour's.
     #[prost(message, optional, tag = "2")]
     pub event: ::core::option::Option<Event>,
-    /// Where it came from; absent for a record of this region.
-    #[prost(message, optional, tag = "3")]
-    pub shared_from: ::core::option::Option<SharedFrom>,
+    /// Where it came from, the first for what no other names; none for a record of this region. A list shows
+    /// the newest view alone.
+    #[prost(message, repeated, tag = "3")]
+    pub shared_from: ::prost::alloc::vec::Vec<super::super::kernel::v1::SharedFrom>,
 }
 /// Writes an event.
 #[derive(Clone, PartialEq, ::prost::Message)]

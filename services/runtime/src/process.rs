@@ -111,10 +111,12 @@ fn start<C, E: Error + 'static>(
         let shutdown = Shutdown::new();
         let signals = shutdown.clone();
         tokio::select! {
+            // Signals are watched before anything is opened that a stop must close in order.
+            biased;
+            Err(error) = wait_for_signals(&signals) => Err(failed(&error)),
             served = serve(config, Arc::new(SystemClock), Arc::new(SystemEntropy), shutdown) => {
                 served.map_err(|error| failed(&error))
             }
-            Err(error) = wait_for_signals(&signals) => Err(failed(&error)),
         }
     });
     // Last, and outside of the runtime that still carries them: spans of the stop itself go out too.

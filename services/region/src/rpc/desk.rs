@@ -104,15 +104,10 @@ async fn own(region: &Hosted, record: RecordId) -> Result<Option<Record>, Status
 pub(crate) struct Shown {
     pub(crate) meta: kernel::RecordMeta,
     pub(crate) payload: Bytes,
-    pub(crate) from: Option<From>,
-}
-
-/// Where a neighbour's view came from.
-pub(crate) struct From {
-    pub(crate) agreement_id: Bytes,
-    pub(crate) agreement_version: u32,
-    pub(crate) unverified: bool,
-    pub(crate) last: bool,
+    /// Where a neighbour's came from.
+    pub(crate) from: Vec<kernel::SharedFrom>,
+    /// Fields of the payload that were withheld.
+    withheld: Vec<String>,
 }
 
 /// One record of a kind, own or a neighbour's; noted before it is given.
@@ -133,13 +128,13 @@ pub(crate) async fn get(
             .map(|row| shown(FeedSource::Own, row.encoded))
             .transpose()?
     } else {
-        let row = region.store.find_view(&owner, record).await;
-        let row = row.map_err(|error| unreadable(&error))?;
-        let view = row
+        let views = region.store.list_views_of(&owner, record).await;
+        let views = views.map_err(|error| unreadable(&error))?.into_iter();
+        let views = views
             .filter(|found| found.kind == kind && found.source == FeedSource::View)
             .map(|found| shown(found.source, found.encoded))
-            .transpose()?;
-        view.filter(|view| view.meta.owner_region == owner.as_str())
+            .collect::<Result<Vec<_>, _>>()?;
+        merged(views.into_iter().filter(|view| view.meta.owner_region == owner.as_str()))
     };
     let found = found.ok_or_else(|| refuse(Reason::RecordNotFound))?;
     region.disclose(caller, purpose, method, (0, 0), 1).await.map_err(unwritten)?;
@@ -213,22 +208,46 @@ pub(crate) fn shown(source: FeedSource, encoded: Bytes) -> Result<Shown, Status>
         return Ok(Shown {
             meta: record.meta.ok_or_else(unreadable)?,
             payload: record.payload,
-            from: None,
+            from: Vec::new(),
+            withheld: Vec::new(),
         });
     }
     let neighbour = device::NeighbourView::decode(encoded).map_err(|_| unreadable())?;
     let view = neighbour.view.ok_or_else(unreadable)?;
     let source = neighbour.source.ok_or_else(unreadable)?;
+    let from = kernel::SharedFrom {
+        agreement_id: source.agreement_id,
+        agreement_version: source.agreement_version,
+        unverified: view.unverified,
+        last: view.last,
+        fields: Vec::new(),
+    };
     Ok(Shown {
         meta: view.meta.ok_or_else(unreadable)?,
         payload: view.payload,
-        from: Some(From {
-            agreement_id: source.agreement_id,
-            agreement_version: source.agreement_version,
-            unverified: view.unverified,
-            last: view.last,
-        }),
+        from: vec![from],
+        withheld: view.withheld_fields,
     })
+}
+
+/// The newest view, with the fields that it withholds and others of the same revision show: an older one would
+/// show what is no longer so.
+fn merged(mut views: impl Iterator<Item = Shown>) -> Option<Shown> {
+    let mut whole = views.next()?;
+    for mut other in views.filter(|other| other.meta.revision == whole.meta.revision) {
+        let (gained, withheld): (Vec<_>, Vec<_>) =
+            whole.withheld.into_iter().partition(|field| !other.withheld.contains(field));
+        whole.withheld = withheld;
+        let filled = proto::splice::fill(&whole.payload, &other.payload);
+        if let (Some(payload), Some(mut from), false) =
+            (filled, other.from.pop(), gained.is_empty())
+        {
+            whole.payload = payload;
+            from.fields = gained;
+            whole.from.push(from);
+        }
+    }
+    Some(whole)
 }
 
 /// A record that was just written.

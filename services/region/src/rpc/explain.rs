@@ -6,7 +6,7 @@ use crate::operations::{self, Answer, Sender, decode_record};
 use crate::status::{malformed, refuse, refuse_field, refuse_fields, unreadable};
 use bytes::Bytes;
 use domain::agreement::Agreement;
-use domain::kernel::{Reason, RecordId, RegionId};
+use domain::kernel::{AgreementId, Reason, RecordId, RegionId};
 use domain::record::Record;
 use domain::sharing::{Decision, View, explain, share};
 use domain::stream::{LastShown, Position, StreamId};
@@ -22,7 +22,7 @@ use seal::key::sha256;
 use seal::signed;
 use std::collections::HashMap;
 use storage::ReadError;
-use storage::region::{FeedSource, ReceiptRow, Views};
+use storage::region::{FeedSource, ReceiptRow, ViewFound, Views};
 use tonic::Status;
 
 /// Records that a dry run looks at.
@@ -192,53 +192,59 @@ fn parked(region: &Hosted, receipt: &ReceiptRow) -> Vec<(u64, Reason)> {
     read.map(|receipt| receipt.parked).unwrap_or_default()
 }
 
-/// How a neighbour's record came.
+/// How a neighbour's record came, under each agreement.
 async fn neighbours(
     region: &Hosted,
     owner: &RegionId,
     record: RecordId,
 ) -> Result<Explained, Status> {
-    let found = region.store.find_view(owner, record).await.map_err(|error| unreadable(&error))?;
-    let found = found.ok_or_else(|| refuse(Reason::RecordNotFound))?;
-    let internal = |_| refuse(Reason::Internal);
+    let found = region.store.list_views_of(owner, record).await;
+    let found = found.map_err(|error| unreadable(&error))?;
+    if found.is_empty() {
+        return Err(refuse(Reason::RecordNotFound));
+    }
+    let sharings: Vec<_> = found
+        .into_iter()
+        .map(|found| came(region, found).ok_or_else(|| refuse(Reason::Internal)))
+        .collect::<Result<_, _>>()?;
+    let newest = sharings.iter().find_map(|sharing| sharing.revision.clone());
+    Ok((newest, sharings))
+}
+
+/// How one view or withdrawal came; `None` where it cannot be read.
+fn came(region: &Hosted, found: ViewFound) -> Option<pb::Sharing> {
     let (source, view) = if found.source == FeedSource::Withdrawal {
-        (device::Withdrawal::decode(found.encoded).map_err(internal)?.source, None)
+        (device::Withdrawal::decode(found.encoded).ok()?.source?, None)
     } else {
-        let came = device::NeighbourView::decode(found.encoded).map_err(internal)?;
-        (came.source, came.view)
+        let came = device::NeighbourView::decode(found.encoded).ok()?;
+        (came.source?, came.view)
     };
-    let source = source.ok_or_else(|| refuse(Reason::Internal))?;
-    let id = domain::kernel::AgreementId::from_slice(&source.agreement_id);
+    let id = AgreementId::from_slice(&source.agreement_id);
     let agreement = id.and_then(|id| region.book.agreement(id, source.agreement_version));
     let standing = match &view {
         None => pb::Standing::Left,
         Some(view) if view.last => pb::Standing::Last,
         Some(_) => pb::Standing::Shown,
     };
-    let revision =
-        view.as_ref().and_then(|view| view.meta.as_ref()).and_then(|meta| meta.revision.clone());
-    let (share_n, unverified, withheld_fields) = view.map_or_else(Default::default, |view| {
-        (view.share_n, view.unverified, view.withheld_fields)
-    });
-    let sharing = pb::Sharing {
+    let view = view.unwrap_or_default();
+    Some(pb::Sharing {
         agreement_id: source.agreement_id,
         agreement_version: source.agreement_version,
         title: agreement.map(|agreement| agreement.title.clone()).unwrap_or_default(),
         standing: standing.into(),
-        unverified,
-        withheld_fields,
-        share_n,
+        unverified: view.unverified,
+        withheld_fields: view.withheld_fields,
+        share_n: view.share_n,
         lane: source.lane,
         seq: source.seq,
-        revision: revision.clone(),
+        revision: view.meta.and_then(|meta| meta.revision),
         deliveries: vec![pb::Delivery {
             party_region: region.region().to_string(),
             state: pb::DeliveryState::Applied.into(),
             ..pb::Delivery::default()
         }],
         ..pb::Sharing::default()
-    };
-    Ok((revision, vec![sharing]))
+    })
 }
 
 /// Who would see what of an operation.

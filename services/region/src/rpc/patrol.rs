@@ -1,7 +1,7 @@
 //! `PatrolService`: patrol work as the duty desk reads it.
 
 use super::Services;
-use super::desk::{self, Asked, DeskChange, From, Shown};
+use super::desk::{self, Asked, DeskChange, Shown};
 use crate::status::refuse_field;
 use domain::kernel::Kind;
 use domain::operation::Change;
@@ -18,7 +18,7 @@ macro_rules! record {
             Ok(pb::$record {
                 meta: Some(shown.meta),
                 $field: Some(desk::body(shown.payload)?),
-                shared_from: shown.from.map(shared_from),
+                shared_from: shown.from,
             })
         }
     };
@@ -30,11 +30,6 @@ record!(check_in, CheckInRecord, check_in);
 record!(track_batch, TrackBatchRecord, track_batch);
 record!(observation, ObservationRecord, observation);
 record!(sos_alert, SosAlertRecord, sos_alert);
-
-fn shared_from(from: From) -> pb::SharedFrom {
-    let From { agreement_id, agreement_version, unverified, last } = from;
-    pb::SharedFrom { agreement_id, agreement_version, unverified, last }
-}
 
 /// A list method: authenticate, read a page, convert.
 macro_rules! list {

@@ -1,7 +1,7 @@
 //! `RiskService`: events as the duty desk works them.
 
 use super::Services;
-use super::desk::{self, Asked, DeskChange, From, Shown};
+use super::desk::{self, Asked, DeskChange, Shown};
 use crate::status::{malformed, refuse_field};
 use domain::kernel::{EmergencyLevel, Kind, Sensitivity};
 use domain::operation::Change;
@@ -17,13 +17,8 @@ fn event(shown: Shown) -> Result<pb::EventRecord, Status> {
     Ok(pb::EventRecord {
         meta: Some(shown.meta),
         event: Some(desk::body(shown.payload)?),
-        shared_from: shown.from.map(shared_from),
+        shared_from: shown.from,
     })
-}
-
-fn shared_from(from: From) -> pb::SharedFrom {
-    let From { agreement_id, agreement_version, unverified, last } = from;
-    pb::SharedFrom { agreement_id, agreement_version, unverified, last }
 }
 
 /// An enum that may be left out.

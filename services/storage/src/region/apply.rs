@@ -155,8 +155,8 @@ struct Line<'a> {
     seq: u64,
     view: &'a ViewRow,
     withdrawn: bool,
-    /// It was the newest of its record when it came.
-    current: bool,
+    /// How it stands beside other views of its record and agreement.
+    current: Current,
 }
 
 /// An entry to park: seq, why, salt, bytes.
@@ -168,27 +168,25 @@ fn keep_entries(
     inbox: &mut InboxState,
     apply: &Apply,
 ) -> rusqlite::Result<()> {
-    let mut views = Vec::with_capacity(apply.entries.len());
+    let mut views: Vec<Line<'_>> = Vec::with_capacity(apply.entries.len());
     let mut parked: Vec<ParkedLine<'_>> = Vec::new();
     let mut controls = Vec::new();
-    // The newest of each record, as far as this range has changed it.
+    // The newest of each record under the agreement, as far as this range has changed it.
     let mut newest = newest_held(conn, apply)?;
+    let mut replaced = Vec::new();
     for InboxEntry { seq, item } in &apply.entries {
         match item {
             InboxItem::Control { salt, entry } => controls.push((*seq, salt, entry)),
             InboxItem::View(view) | InboxItem::Withdrawal(view) => {
                 let key = (&view.birth_region, view.record_id);
-                let (held, came) = (newest.get(&key), (view.revision, view.share_n));
-                // A late lower one is history, whatever lane brought it.
-                let current = held.is_none_or(|held| *held < came);
-                if current {
-                    newest.insert(key, came);
-                }
+                let came = (view.revision, view.share_n);
+                let is_newest = overrule(&mut newest, key, came, &mut views, &mut replaced);
+                let current = if is_newest { Current::Newest } else { Current::History };
                 let withdrawn = matches!(item, InboxItem::Withdrawal(_));
                 state.memory.feed_seq += 1;
                 let feed_seq = state.memory.feed_seq;
                 views.push(Line { feed_seq, seq: *seq, view, withdrawn, current });
-                if current {
+                if is_newest {
                     let source = if withdrawn { FeedSource::Withdrawal } else { FeedSource::View };
                     state.tell(|| FeedItem {
                         feed_seq,
@@ -203,6 +201,10 @@ fn keep_entries(
                 parked.push((*seq, *reason, salt, entry));
             }
         }
+    }
+    for feed_seq in replaced {
+        conn.prepare_cached("UPDATE view SET current = ?2 WHERE feed_seq = ?1")?
+            .execute((feed_seq, Current::Replaced.code()))?;
     }
     write_views(conn, inbox.number, &views)?;
     CONTROL.write(conn, &controls, |(seq, salt, entry), to| {
@@ -231,11 +233,64 @@ static VIEW: LazyLock<Insert> = LazyLock::new(|| {
     Insert::new(head, 17, "")
 });
 
-/// Newest view of each record that the range touches and that is held already.
-fn newest_held<'a>(
-    conn: &Connection,
-    apply: &'a Apply,
-) -> rusqlite::Result<HashMap<RecordKey<'a>, (Revision, u64)>> {
+/// How a view stands beside others of its record and agreement.
+#[derive(Clone, Copy)]
+enum Current {
+    /// It came late.
+    History,
+    /// It is the newest.
+    Newest,
+    /// It was when it came, and is none any more: the feed still tells it, in its turn.
+    Replaced,
+}
+
+impl Current {
+    const fn code(self) -> i64 {
+        match self {
+            Self::History => 0,
+            Self::Newest => 1,
+            Self::Replaced => 2,
+        }
+    }
+}
+
+/// Where the newest view of a record is.
+enum Place {
+    /// On disk before this range, at this place in the feed.
+    Stored(i64),
+    /// In this range.
+    Line(usize),
+}
+
+/// The newest view of each record, and where it is.
+type Newest<'a> = HashMap<RecordKey<'a>, ((Revision, u64), Place)>;
+
+/// Whether what came of a record is newer than what is held; then that is no longer current. A late lower one
+/// is history, whatever lane brought it.
+fn overrule<'a>(
+    newest: &mut Newest<'a>,
+    key: RecordKey<'a>,
+    came: (Revision, u64),
+    views: &mut [Line<'_>],
+    replaced: &mut Vec<i64>,
+) -> bool {
+    if newest.get(&key).is_some_and(|(held, _)| *held >= came) {
+        return false;
+    }
+    match newest.insert(key, (came, Place::Line(views.len()))) {
+        None => {}
+        Some((_, Place::Stored(feed_seq))) => replaced.push(feed_seq),
+        Some((_, Place::Line(index))) => {
+            if let Some(line) = views.get_mut(index) {
+                line.current = Current::Replaced;
+            }
+        }
+    }
+    true
+}
+
+/// Newest view, under the agreement, of each record that the range touches and that is held already.
+fn newest_held<'a>(conn: &Connection, apply: &'a Apply) -> rusqlite::Result<Newest<'a>> {
     #[cfg(feature = "known-bad")]
     if crate::known_bad::is(crate::known_bad::Variant::DedupeThatForgets) {
         return Ok(HashMap::new());
@@ -249,11 +304,15 @@ fn newest_held<'a>(
     let ids: Vec<&[u8]> = views().map(|view| view.record_id.as_bytes().as_slice()).collect();
     let rows = select_in(
         conn,
-        "SELECT record_id, birth_region, revision_t, revision_epoch, revision_n, share_n FROM view WHERE current = 1 AND record_id",
+        "SELECT v.record_id, v.birth_region, v.revision_t, v.revision_epoch, v.revision_n, v.share_n, v.feed_seq, i.stream_id
+         FROM view v JOIN inbox i ON i.inbox_no = v.inbox_no WHERE v.current = 1 AND v.record_id",
         &ids,
         |row| {
             let (id, birth_region): (Vec<u8>, String) = (row.get(0)?, row.get(1)?);
-            Ok((id, birth_region, read_revision(row, 2)?, uint(row.get(5)?)))
+            let stream: Vec<u8> = row.get(7)?;
+            let agreement = StreamId::from_bytes(&stream).map(|stream| stream.agreement);
+            let came = (read_revision(row, 2)?, uint(row.get(5)?));
+            Ok((id, birth_region, came, row.get::<_, i64>(6)?, agreement))
         },
     )?;
     let mut newest = HashMap::with_capacity(ids.len());
@@ -266,11 +325,13 @@ fn newest_held<'a>(
             ((view.record_id.as_bytes().as_slice(), view.birth_region.as_str()), key)
         })
         .collect();
-    for (id, birth_region, revision, share_n) in &rows {
+    let agreement = Some(apply.stream.agreement);
+    for (id, birth_region, (revision, share_n), feed_seq, _) in
+        rows.iter().filter(|(.., of)| *of == agreement)
+    {
         let key = keys.get(&(id.as_slice(), birth_region.as_str()));
         if let (Some(key), Some(revision)) = (key, revision) {
-            let held = newest.entry(*key).or_insert((*revision, *share_n));
-            *held = (*held).max((*revision, *share_n));
+            newest.insert(*key, ((*revision, *share_n), Place::Stored(*feed_seq)));
         }
     }
     Ok(newest)
@@ -289,7 +350,7 @@ fn write_views(conn: &Connection, inbox_no: i64, views: &[Line<'_>]) -> rusqlite
         to.put(int(view.revision.n))?;
         to.put(int(view.share_n))?;
         to.put(withdrawn)?;
-        to.put(current)?;
+        to.put(current.code())?;
         to.put(view.view_sha256.as_ref().map(<[u8; 32]>::as_slice))?;
         to.put(view.expires_at.micros())?;
         to.put(view.encoded.as_ref())?;

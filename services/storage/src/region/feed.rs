@@ -61,7 +61,7 @@ pub struct RecordRow {
     pub encoded: Bytes,
 }
 
-/// What is known of a neighbour's record.
+/// What an agreement shows of a neighbour's record.
 #[derive(Clone, Debug)]
 pub struct ViewFound {
     /// Its kind.
@@ -84,16 +84,16 @@ pub struct ListedRow {
 }
 
 const FEED: &str = "SELECT feed_seq, kind, 1 AS source, encoded FROM record WHERE feed_seq > $1
-    UNION ALL SELECT feed_seq, kind, 2 + withdrawn, encoded FROM view WHERE feed_seq > $1 AND current = 1
+    UNION ALL SELECT feed_seq, kind, 2 + withdrawn, encoded FROM view WHERE feed_seq > $1 AND current > 0
     ORDER BY feed_seq LIMIT $2";
 const RECORD_ONE: &str = "SELECT record_id, kind, revision_t, revision_epoch, revision_n, encoded, shown FROM record WHERE record_id = $1";
-// The newest view of a record, or its withdrawal.
-const VIEW_ONE: &str =
+// What each agreement shows of a record or has withdrawn: the newest first, views before withdrawals.
+const VIEWS_OF: &str =
     "SELECT kind, withdrawn, encoded FROM view WHERE record_id = $1 AND birth_region = $2 AND current = 1
-    ORDER BY revision_t DESC, revision_epoch DESC, revision_n DESC, share_n DESC LIMIT 1";
+    ORDER BY withdrawn, revision_t DESC, revision_epoch DESC, revision_n DESC, feed_seq DESC";
 const PAGE: &str = "SELECT feed_seq, 1 AS source, encoded FROM record WHERE kind = $1 AND feed_seq < $2
     UNION ALL SELECT v.feed_seq, 2, v.encoded FROM view v WHERE v.kind = $1 AND v.feed_seq < $2 AND v.current = 1 AND v.withdrawn = 0
-      AND NOT EXISTS (SELECT 1 FROM view w WHERE w.record_id = v.record_id AND w.birth_region = v.birth_region AND w.current = 1 AND w.feed_seq > v.feed_seq)
+      AND NOT EXISTS (SELECT 1 FROM view w WHERE w.record_id = v.record_id AND w.birth_region = v.birth_region AND w.current = 1 AND w.withdrawn = 0 AND w.feed_seq > v.feed_seq)
     ORDER BY feed_seq DESC LIMIT $3";
 const PAGE_OWN: &str =
     "SELECT feed_seq, 1 AS source, encoded FROM record WHERE kind = $1 AND feed_seq < $2
@@ -104,7 +104,7 @@ const HELD: &str = "SELECT operation_id, digest, device_id, record_id, outcome, 
 
 /// Every fixed statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[FEED, RECORD_ONE, VIEW_ONE, PAGE, PAGE_OWN, HELD];
+pub(super) const STATEMENTS: &[&str] = &[FEED, RECORD_ONE, VIEWS_OF, PAGE, PAGE_OWN, HELD];
 
 impl Store {
     /// Changes after a place in the feed, oldest first.
@@ -159,26 +159,29 @@ impl Store {
         .transpose()
     }
 
-    /// The newest view of a neighbour's record, or its withdrawal.
+    /// What each agreement shows of a neighbour's record or has withdrawn: the newest first, views before
+    /// withdrawals.
     ///
     /// # Errors
     /// When the store cannot be read.
-    #[tracing::instrument(name = "db.view.find", level = "debug", skip_all)]
-    pub async fn find_view(
+    #[tracing::instrument(name = "db.views.list", level = "debug", skip_all)]
+    pub async fn list_views_of(
         &self,
         birth_region: &RegionId,
         record: RecordId,
-    ) -> Result<Option<ViewFound>, ReadError> {
-        let row = sqlx::query(VIEW_ONE)
+    ) -> Result<Vec<ViewFound>, ReadError> {
+        let rows = sqlx::query(VIEWS_OF)
             .bind(record.as_bytes().as_slice())
             .bind(birth_region.as_str())
-            .fetch_optional(&self.readers)
+            .fetch_all(&self.readers)
             .await?;
-        row.map(|row| {
-            let source = if row.try_get(1)? { FeedSource::Withdrawal } else { FeedSource::View };
-            Ok(ViewFound { kind: kind(row.try_get(0)?)?, source, encoded: bytes(&row, 2)? })
-        })
-        .transpose()
+        rows.iter()
+            .map(|row| {
+                let withdrawn: bool = row.try_get(1)?;
+                let source = if withdrawn { FeedSource::Withdrawal } else { FeedSource::View };
+                Ok(ViewFound { kind: kind(row.try_get(0)?)?, source, encoded: bytes(row, 2)? })
+            })
+            .collect()
     }
 
     /// A page of a kind, newest first: own records and, with `views`, the neighbours'.

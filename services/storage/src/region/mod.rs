@@ -56,6 +56,12 @@ const MIGRATIONS: &[Migration] = &[
         number: 3,
         sql: include_str!("../../migrations/sqlite/region/0003_keep_what_the_chain_needs.sql"),
     },
+    Migration {
+        number: 4,
+        sql: include_str!(
+            "../../migrations/sqlite/region/0004_let_agreements_not_overrule_each_other.sql"
+        ),
+    },
 ];
 
 /// Commits that a slow listener may be behind before it must read the store instead.

@@ -4,7 +4,7 @@ use crate::world::*;
 use bytes::Bytes;
 use domain::kernel::{Kind, Lane, Reason};
 use domain::stream::StreamId;
-use storage::region::{Applied, Apply, FeedSource, InboxEntry, InboxItem, Views};
+use storage::region::{Applied, Apply, FeedSource, InboxEntry, InboxItem, ViewRow, Views};
 
 fn range(of: &StreamId, from: u64, items: Vec<InboxItem>) -> Apply {
     let entries: Vec<InboxEntry> =
@@ -82,7 +82,7 @@ async fn a_late_lower_revision_is_history_whatever_lane_brought_it() {
         .map(|item| item.encoded)
         .collect();
     assert_eq!(told, ["daluba 1 3 3", "daluba 1 3 4"]);
-    let found = world.store.find_view(&slug("daluba"), record(1)).await.unwrap().unwrap();
+    let found = world.store.list_views_of(&slug("daluba"), record(1)).await.unwrap().remove(0);
     assert_eq!((found.kind, &found.encoded[..]), (Kind::Event, &b"daluba 1 3 4"[..]));
     // The digest counts all that came.
     assert_eq!(world.store.list_received_views(&routine).await.unwrap().len(), 2);
@@ -98,10 +98,8 @@ async fn a_withdrawal_that_comes_first_stays_as_a_tombstone() {
     row.view_sha256 = None;
     world.store.apply(range(&alert, 0, vec![InboxItem::Withdrawal(row)])).await.unwrap();
     world.store.apply(range(&routine, 0, vec![view(1, 1, 1)])).await.unwrap();
-    let known = async || {
-        let found = world.store.find_view(&slug("daluba"), record(1)).await.unwrap();
-        found.unwrap().source
-    };
+    let known =
+        async || world.store.list_views_of(&slug("daluba"), record(1)).await.unwrap()[0].source;
     assert_eq!(known().await, FeedSource::Withdrawal);
     let page = world.store.list_kind(Kind::Event, Views::With, u64::MAX, 9).await.unwrap();
     assert!(page.is_empty());
@@ -120,8 +118,8 @@ async fn a_record_of_the_same_id_born_elsewhere_hides_nothing() {
     world.store.apply(range(&forger, 0, vec![forged])).await.unwrap();
     world.store.apply(range(&honest, 0, vec![view(1, 1, 1)])).await.unwrap();
     for (birth, text) in [("daluba", "daluba 1 1 1"), ("huolu", "huolu 1 99 99")] {
-        let found = world.store.find_view(&slug(birth), record(1)).await.unwrap();
-        assert_eq!(found.unwrap().encoded, text);
+        let found = world.store.list_views_of(&slug(birth), record(1)).await.unwrap();
+        assert_eq!(found[0].encoded, text);
     }
     let page = world.store.list_kind(Kind::Event, Views::With, u64::MAX, 9).await.unwrap();
     assert_eq!(page.len(), 2);
@@ -144,4 +142,39 @@ async fn the_feed_holds_own_records_and_views_in_the_order_they_came() {
         assert_eq!(page.iter().map(|row| row.feed_seq).collect::<Vec<_>>(), seqs);
     }
     assert!(world.store.list_kind(Kind::Shift, with, u64::MAX, 9).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn views_of_two_agreements_do_not_overrule_each_other() {
+    let world = World::new().await;
+    let one = stream("daluba", Lane::Routine);
+    let other = StreamId { agreement: another_agreement(), ..one.clone() };
+    let of = |text: &'static str, n, share_n| {
+        let encoded = text.as_bytes().into();
+        InboxItem::View(ViewRow { encoded, ..view_row("daluba", 1, n, share_n) })
+    };
+    let found = async || {
+        let found = world.store.list_views_of(&slug("daluba"), record(1)).await.unwrap();
+        found.into_iter().map(|view| (view.source, view.encoded)).collect::<Vec<_>>()
+    };
+    let shown = |text: &'static str| (FeedSource::View, Bytes::from_static(text.as_bytes()));
+    // Each counts its own: the second agreement has shown less, and is not history for that.
+    world.store.apply(range(&one, 0, vec![of("one 1", 1, 1), of("one 2", 2, 7)])).await.unwrap();
+    world.store.apply(range(&other, 0, vec![of("other 2", 2, 1)])).await.unwrap();
+    assert_eq!(found().await, [shown("other 2"), shown("one 2")]);
+    world.store.apply(range(&one, 2, vec![of("one 3", 3, 8)])).await.unwrap();
+    assert_eq!(found().await, [shown("one 3"), shown("other 2")]);
+    let page = world.store.list_kind(Kind::Event, Views::With, u64::MAX, 9).await.unwrap();
+    assert_eq!(page.len(), 1, "a record is listed once");
+    // The feed tells each that was the newest when it came.
+    assert_eq!(world.store.list_feed(0, 9).await.unwrap().items.len(), 4);
+    // Withdrawn by one, it is still shown by the other.
+    let mut row = view_row("daluba", 1, 3, 9);
+    row.view_sha256 = None;
+    world.store.apply(range(&one, 3, vec![InboxItem::Withdrawal(row)])).await.unwrap();
+    let left = found().await;
+    assert_eq!((left.len(), &left[0]), (2, &shown("other 2")));
+    assert_eq!(left[1].0, FeedSource::Withdrawal);
+    let page = world.store.list_kind(Kind::Event, Views::With, u64::MAX, 9).await.unwrap();
+    assert_eq!(page[0].encoded, "other 2");
 }

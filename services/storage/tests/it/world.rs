@@ -66,6 +66,11 @@ pub(crate) fn stream(origin: &str, lane: Lane) -> StreamId {
     }
 }
 
+/// An agreement beside that of [`stream`].
+pub(crate) fn another_agreement() -> AgreementId {
+    AgreementId::mint(Timestamp::from_micros(6_000), &Zeros)
+}
+
 /// A store and the thread that writes it.
 pub(crate) struct World {
     dir: tempfile::TempDir,
