@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Installs what the tests need: a C compiler with the C library's headers (for the bundled SQLite,
 # zstd and aws-lc), git, root certificates where cargo cannot fetch crates without them, and Python with
-# the packages of the foreign client (gRPC, cryptography), which go into target/python and nowhere else.
+# the packages of the foreign client and peer (gRPC, cryptography, zstandard), which go into target/python and nowhere else.
 # Says what is missing and asks before it installs; CI=true or --yes answers for you.
 # Running it again does nothing.
 set -euo pipefail
 
 readonly RUST_MINOR_MIN=94
 readonly PYTHON=target/python
-readonly PYTHON_PACKAGES=tests/foreign/python/requirements.txt
+readonly PYTHON_PACKAGES=(tests/foreign/python/requirements.txt tests/peers/python/requirements.txt)
 
 fail() {
   echo "setup: $1" >&2
@@ -44,7 +44,8 @@ has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 # The list is copied there last, so that what was interrupted is done again.
 has_python_packages() {
-  cmp -s "$PYTHON_PACKAGES" "$PYTHON/requirements.txt" && "$PYTHON/bin/python" -c 'import grpc' 2>/dev/null
+  cat "${PYTHON_PACKAGES[@]}" | cmp -s - "$PYTHON/requirements.txt" &&
+    "$PYTHON/bin/python" -c 'import grpc, zstandard' 2>/dev/null
 }
 
 confirm() {
@@ -68,13 +69,13 @@ install_packages() {
 }
 
 install_python_packages() {
-  echo "setup: missing: the Python packages of $PYTHON_PACKAGES, in $PYTHON"
+  echo "setup: missing: the Python packages of ${PYTHON_PACKAGES[*]}, in $PYTHON"
   confirm "fetch them from PyPI"
   rm -rf "$PYTHON"
   python3 -m venv "$PYTHON"
-  "$PYTHON/bin/pip" install --quiet --no-deps --only-binary :all: --requirement "$PYTHON_PACKAGES" </dev/null
+  "$PYTHON/bin/pip" install --quiet --no-deps --only-binary :all: "${PYTHON_PACKAGES[@]/#/--requirement=}" </dev/null
   "$PYTHON/bin/pip" check
-  cp "$PYTHON_PACKAGES" "$PYTHON/requirements.txt"
+  cat "${PYTHON_PACKAGES[@]}" >"$PYTHON/requirements.txt"
 }
 
 missing=()

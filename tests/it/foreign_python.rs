@@ -1,24 +1,23 @@
 //! A client that is not ours: Python and grpcio, written from the proto files alone, against real servers.
 
 use crate::fault_disk::Mount;
-use crate::harness::{A, B, World, region};
+use crate::harness::{A, B, Python, World, region};
 use cli::linkage;
 use domain::kernel::{Clock as _, Role};
 use runtime::clock::{SystemClock, SystemEntropy};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
 /// Exit codes of the program.
-const DONE: i32 = 0;
 const REFUSED: i32 = 1;
 const PIN_MISMATCH: i32 = 2;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_from_the_proto_files_alone_works_offline_and_with_signal() {
     let mut world = World::start().await;
-    let python = Python::new(&world);
+    let python = Python::new(&world, "foreign/python/journey.py");
     let phone = world.path("foreign");
     let phone = phone.to_str().unwrap();
     let code = code(&world, A, Role::ShiftLead);
@@ -71,7 +70,7 @@ async fn a_foreign_client_waits_as_long_as_a_full_server_says() {
     };
     // The mount goes first, before the folder that it lies in is deleted.
     let (world, small) = (World::start_in(dir).await, small);
-    let python = Python::new(&world);
+    let python = Python::new(&world, "foreign/python/journey.py");
     let phone = world.path("foreign");
     let phone = phone.to_str().unwrap();
     python.done(&["enrol", phone, &code(&world, A, Role::Patroller)]);
@@ -192,66 +191,4 @@ fn with_another_pin(code: &str) -> String {
     let (before, after) = code.split_once("ca=").unwrap();
     let other = if after.starts_with('0') { '1' } else { '0' };
     format!("{before}ca={other}{}", &after[1..])
-}
-
-/// The foreign program, with stubs made from the proto files for this test alone.
-struct Python {
-    interpreter: PathBuf,
-    stubs: PathBuf,
-}
-
-impl Python {
-    fn new(world: &World) -> Self {
-        let packages = root().join("target/python");
-        let list = |dir: &Path| std::fs::read_to_string(dir.join("requirements.txt")).ok();
-        assert!(
-            list(&packages) == list(&root().join("tests/foreign/python")),
-            "the foreign client's Python packages are missing or old: run deploy/setup.sh"
-        );
-        let python = Self { interpreter: packages.join("bin/python"), stubs: world.path("stubs") };
-        std::fs::create_dir(&python.stubs).unwrap();
-        let mut protoc = Command::new(&python.interpreter);
-        protoc.args(["-m", "grpc_tools.protoc"]).arg("-I").arg(root().join("proto"));
-        for out in ["--python_out", "--grpc_python_out"] {
-            protoc.arg(format!("{out}={}", python.stubs.display()));
-        }
-        let output = protoc.args(protos(&root().join("proto/wuling"))).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        python
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.interpreter);
-        command.arg(root().join("tests/foreign/python/journey.py")).args(words);
-        command.env("PYTHONPATH", &self.stubs).env("PYTHONDONTWRITEBYTECODE", "1");
-        // A proxy of the machine's must not come between.
-        command.env("no_grpc_proxy", "127.0.0.1").stdin(Stdio::null());
-        command
-    }
-
-    /// Runs a step; gives its exit code and what it told.
-    fn run(&self, words: &[&str]) -> (i32, Value) {
-        let output = self.command(words).output().unwrap();
-        let told = serde_json::from_slice(&output.stdout);
-        let told = told.unwrap_or_else(|_| {
-            panic!("{words:?} told nothing: {}", String::from_utf8_lossy(&output.stderr))
-        });
-        (output.status.code().unwrap(), told)
-    }
-
-    /// Runs a step that must succeed.
-    fn done(&self, words: &[&str]) -> Value {
-        let (exit, told) = self.run(words);
-        assert_eq!(exit, DONE, "{words:?}: {told}");
-        told
-    }
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-fn protos(dir: &Path) -> Vec<PathBuf> {
-    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    paths.flat_map(|path| if path.is_dir() { protos(&path) } else { vec![path] }).collect()
 }

@@ -20,6 +20,7 @@ mod main_job;
 mod malformed;
 mod metrics;
 mod otlp;
+mod peer_python;
 mod revocation;
 mod sample_configs;
 mod simulation;

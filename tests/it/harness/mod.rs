@@ -8,6 +8,7 @@ mod load;
 mod observed;
 mod process;
 mod proxy;
+mod python;
 mod store;
 
 pub(crate) use checker::{AckLog, Shown, faults, own_records};
@@ -17,6 +18,7 @@ pub(crate) use load::{Pusher, Watcher, batch, kept};
 pub(crate) use observed::{Collector, get, metrics, value};
 pub(crate) use process::{Process, binary, free_port, until};
 pub(crate) use proxy::Proxy;
+pub(crate) use python::{Python, root};
 pub(crate) use store::Store;
 
 use cli::linkage::{self, RegionSpec, Terms};
