@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from google.protobuf import empty_pb2, message, timestamp_pb2, unknown_fields
 
-from wuling.agreement.v1.agreement_pb2 import GRANT_EVENT_DETAIL, RELEASE_AT_ONCE, Agreement, Clause, Precision
+from wuling.agreement.v1.agreement_pb2 import Agreement, Clause
 from wuling.directory.v1.directory_pb2 import Directory, DirectoryKey, RegionLevel
 from wuling.exchange.v1 import exchange_pb2 as exchange
 from wuling.exchange.v1 import exchange_service_pb2 as service
@@ -48,11 +48,10 @@ PAYLOADS: dict[int, Any] = dict(enumerate((*PATROL, risk.Event, patrol.SosAlert)
 KEM, HPKE, LANES, FORM = b"KEM\0\x20", b"HPKE\0\x20\0\1\0\1", kernel.Lane.values()[1:], serialization.Encoding
 PIECE_BYTES, CUT_BYTES, SEGMENT_BYTES, WINDOW_BYTES, TRIES_MAX = 1 << 14, 1 << 18, 1 << 20, 1 << 22, 3
 PING_S, DEAD_S, HEAD_S, BACKOFF_MAX_S, IDLE_S, KEPT_DAYS = 2.0, 6.0, 60.0, 30.0, 0.01, 3 * 365
-# This peer shows events of the domain SAFETY, by a clause that asks no more; no number of a person or a car.
-PLAIN = [Clause(grant=GRANT_EVENT_DETAIL, release=RELEASE_AT_ONCE, precision=exact) for exact in Precision.values()[:2]]
-SHOWN = "GEOLOGICAL FLASH_FLOOD FOREST_FIRE FIRE_SAFETY ROAD_TRAFFIC CONSTRUCTION GAS_POWER HAZMAT".split()
-PLATE = "[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-Z][0-9A-Z]{5}"
-NAMES_PERSON = re.compile(rf"\d{{11}}|{PLATE}", re.IGNORECASE)
+# What this clause lets leave is shown; a text that may name a person or a car is withheld (§11.2, §19).
+PLAIN = Clause(grant="GRANT_EVENT_DETAIL", release="RELEASE_AT_ONCE", precision="PRECISION_EXACT")
+AT_HOME = ("FAMILY", "MEDICAL")
+NAMES_PERSON = re.compile(r"\d{11}|[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-ZＡ-Ｚ]\w{5}", re.I)
 SCHEMA = """PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
 CREATE TABLE IF NOT EXISTS kept (name PRIMARY KEY, value);
 CREATE TABLE IF NOT EXISTS entry (stream, seq, salt, entry, h, end_s, what, PRIMARY KEY (stream, seq));"""
@@ -170,10 +169,10 @@ class Segment:
         plaintext = AESGCM(opener.decrypt(nonce, mine[0].ciphertext, aad)).decrypt(bytes(12), raw.sealed, aad)
         end = 4 + int.from_bytes(plaintext[:4])
         require(end <= len(plaintext) and not any(plaintext[end:]), "ENTRY_UNREADABLE", "padding")
-        require(zstandard.get_frame_parameters(plaintext[4:end]).content_size <= 4 << 20, "LIMIT_EXCEEDED")
-        opened = zstandard.ZstdDecompressor().decompress(plaintext[4:end], allow_extra_data=False)
+        opened = zstandard.ZstdDecompressor().stream_reader(plaintext[4:end]).read((4 << 20) + 1)
+        require(len(opened) <= 4 << 20, "LIMIT_EXCEEDED", "frame")
         body = exchange.SegmentBody.FromString(opened)
-        more = any(len(unknown_fields.UnknownFieldSet(part)) for part in (body, *body.entries))
+        more = unknown_fields.UnknownFieldSet(body)
         require(len(body.entries) == self.prefix.count and not more, "ENTRY_UNREADABLE", "body")
         h, run = self.prefix.h_before, list[Numbered]()
         for seq, e in enumerate(body.entries, self.prefix.first_seq):
@@ -310,22 +309,22 @@ class Peer:
     def number(self) -> None:
         """Numbers some lines, each once, however often we start; what may not leave is not numbered."""
         start, end = self.terms.start_time.ToNanoseconds(), self.terms.end_time.ToNanoseconds()
-        shows = start <= time.time_ns() < end and any(clause in PLAIN for clause in self.terms.clauses)
+        shows = start <= time.time_ns() < end and PLAIN in self.terms.clauses
         marks, added = dict[str, int](), list[tuple[Stream, Numbered]]()
         for n, text in [self.lines.popleft() for _ in range(min(64, len(self.lines)))]:
             mark, line = f"line {n} {sha256(text).hex()}", json.loads(text)
             if mark not in self.kept:
                 marks[mark] = n
-                added += self.entries(line, added) if shows and line["category"] in SHOWN else []
+                added += self.entries(line, added) if shows and line["category"] not in AT_HOME else []
         self.keep(marks, added)
 
     def entries(self, line: dict[str, Any], before: list[Any]) -> list[tuple[Stream, Numbered]]:
         """The view of a new event, after START where it is the first (§7); `before` is not on disk yet."""
-        level = kernel.EmergencyLevel.Value(f"EMERGENCY_LEVEL_{line.get('level', 'UNSPECIFIED')}")
-        longest = {"place": 256, "text": 2_000}
+        domain, level = line.get("domain", "SAFETY"), line.get("level", "UNSPECIFIED")
+        longest = {"category": 32, "place": 256, "text": 2_000}
         texts = {name: line[name] for name in longest if len(line[name].encode()) <= longest[name]}
         texts = {k: text for k, text in texts.items() if not NAMES_PERSON.search(re.sub(r"[\W_]", "", text))}
-        event = risk.Event(domain=risk.EVENT_DOMAIN_SAFETY, category=line["category"], level=level, **texts)
+        event = risk.Event(domain=f"EVENT_DOMAIN_{domain}", level=f"EMERGENCY_LEVEL_{level}", **texts)
         event.point.lon, event.point.lat, event.point.datum = line["lon"], line["lat"], kernel.DATUM_WGS84
         event.source, event.state = risk.EVENT_SOURCE_PATROL, risk.EVENT_STATE_REPORTED
         epoch, now, days = self.kept["epoch"], int(time.time()), self.terms.retention_days or KEPT_DAYS
@@ -337,7 +336,7 @@ class Peer:
         view = kernel.View(meta=meta, payload=event.SerializeToString(), share_n=1, unverified=True)
         view.withheld_fields.extend(name for name in (*longest, "observation_id") if name not in texts)
         id = exchange.StreamId(origin=self.me, epoch=epoch, agreement_id=self.terms.agreement_id)
-        id.agreement_version, id.lane = self.terms.version, LANES[0] if level in (1, 2) else LANES[1]
+        id.agreement_version, id.lane = self.terms.version, LANES[0] if level in ("I", "II") else LANES[1]
         at, added = self.stream(id), []
         last = [at.entries[-1], *(n for other, n in before if other is at)][-1]
         seq, h, start = last.seq, last.h, exchange.Start(agreement_sha256=sha256(self.agreed.body))
@@ -380,7 +379,7 @@ class Peer:
     def summary(self) -> dict[str, Any]:
         """The last line; it counts views, without the START of each stream. Digests: §13."""
         received, parked, digests, ours = [], [], {}, self.those(True)
-        for at in self.streams.values():
+        for at in [*ours, *self.those(False)]:
             odd, rows = [n for n in at.entries if n.what.isupper()], []
             parked += [{"stream": at.label, "seq": n.seq, "reason": n.what} for n in odd]
             for n in [n for n in at.entries if n.what == "view"]:
@@ -394,7 +393,7 @@ class Peer:
                 shown |= {"text": getattr(payload, "text", "") or getattr(payload, "remark", "")}
                 received += [shown | {"unverified": view.unverified}] if at not in ours else []
             digests[at.label] = sha256(*(place + entry for place, _, entry in sorted(rows))).hex()
-        ends = zip(*([(at.seq, at.stored, self.receipted(at)) for at in ours] or [(0, 0, 0)]))
+        ends = zip(*([(at.seq, min(at.stored, at.seq), self.receipted(at)) for at in ours] or [(0, 0, 0)]))
         views = {k: sum(max(n - 1, 0) for n in ns) for k, ns in zip(("sent", "stored", "receipted"), ends)}
         return views | {"received": received, "parked": parked, "digests": digests, "alarms": self.alarms}
 
@@ -553,10 +552,10 @@ class Link:
         if at.h(position.seq) not in (b"", position.h):
             at.tries = TRIES_MAX
             raise Refused("STREAM_FORKED", at.label)
-        if position.seq > at.seq and self.peer.me in (signer, at.id.origin):
-            self.peer.alarm("WENT_BACK", at.label)
-            if signer == self.peer.me or at.id.epoch >= self.peer.kept["epoch"]:
-                self.peer.keep({"epoch": uuid7()}, [])  # our numbers are taken: on in a new epoch (§11.5)
+        present = at.id.origin == self.peer.me and at.id.epoch >= self.peer.kept["epoch"]
+        if position.seq > at.seq and (present or signer == self.peer.me):
+            self.peer.alarm("WENT_BACK", at.label)  # our numbers are taken: on in a new epoch (§11.5)
+            self.peer.keep({"epoch": uuid7()}, [])
         at.stored = max(at.stored, position.seq)
         return at
 
@@ -598,7 +597,7 @@ async def run(args: SimpleNamespace) -> dict[str, Any]:
                 async with asyncio.timeout(end - time.monotonic()), asyncio.TaskGroup() as tasks:
                     tasks.create_task(link.read())
                     tasks.create_task(link.write())
-            except* (ConnectionError, grpc.RpcError, TimeoutError):
+            except* (ConnectionError, grpc.RpcError, TimeoutError, asyncio.InvalidStateError):
                 losses = 0 if link.opened else losses + 1
         wait_s = random.uniform(0, min(BACKOFF_MAX_S, 0.2 * 2**losses)) if link.wait_s < 0 else link.wait_s
         await asyncio.sleep(0 if peer.finished else min(wait_s, max(end - time.monotonic(), 0)))
@@ -631,7 +630,7 @@ def init(args: SimpleNamespace) -> dict[str, Any]:
     kept = {"linkage": args.linkage, "region": args.region, "signing": os.urandom(32).hex()}
     kept |= {"sealing": os.urandom(32).hex(), "key": key.decode(), "authority": authority.decode()}
     Path(args.dir).mkdir(parents=True, mode=0o700, exist_ok=True)
-    with (Path(args.dir) / "region.json").open("x") as file:
+    with open(os.open(f"{args.dir}/region.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(kept, file)
     keys, card = Keys(args.dir), Directory(linkage_id=args.linkage, version=1)
     card.create_time.GetCurrentTime()
