@@ -58,7 +58,8 @@ impl Unwelcome {
     }
 }
 
-/// Challenges a peer and takes its hello; gives the lanes that it may have of those it asks for. `certified` is the region of its certificate, if it showed one.
+/// Challenges a peer and takes its hello; gives the lanes that it may have of those it asks for. `certified`
+/// is the region of its certificate, if it showed one.
 pub(crate) async fn greet(
     shared: &Shared,
     certified: Option<&RegionId>,

@@ -2,7 +2,7 @@
 //! no further than a line is.
 
 use crate::explain::{accept, explain, folder, of, report, wuling};
-use crate::harness::{A, ARRIVES, B, World, converged, event, pull_all, sos};
+use crate::harness::{A, ARRIVES, B, World, converged, event, sos, views};
 use cli::bundle::read_part;
 use cli::phone::Phone;
 use domain::kernel::{Purpose, Role};
@@ -10,7 +10,6 @@ use domain::operation::Change;
 use prost::Message as _;
 use prost::bytes::Bytes;
 use proto::agreement::v1 as pb;
-use proto::device::v1::change::Subject;
 use proto::exchange::v1::{BundleEnd, BundlePart, bundle_part::Part};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -62,12 +61,6 @@ fn is_segment(part: &BundlePart) -> bool {
     matches!(part.part, Some(Part::Segment(_)))
 }
 
-/// Views that a desk was shown, all that came counted.
-async fn views(desk: &Phone) -> usize {
-    let changes = pull_all(desk.channel()).await;
-    changes.iter().filter(|change| matches!(change.subject, Some(Subject::View(_)))).count()
-}
-
 /// Digest and count of a stream, as a region tells it.
 async fn digest(desk: &Phone, stream: &pb::StreamKey) -> (Vec<u8>, u64) {
     let purpose = Purpose::Operation.code();
@@ -108,7 +101,7 @@ async fn two_regions_without_a_line_converge_by_bundles_in_any_order() {
         .map(|s| s["applied_seq"].as_u64().unwrap())
         .sum();
     assert_eq!(brought, 25, "22 views of events, one of a call, two starts: {told}");
-    assert_eq!(views(&desk_b).await, 23, "each view once");
+    assert_eq!(views(desk_b.channel()).await, 23, "each view once");
     for again in [&first, &second, &first] {
         let (whole, told) = import(&world, B, again);
         assert!(whole);
@@ -116,7 +109,7 @@ async fn two_regions_without_a_line_converge_by_bundles_in_any_order() {
             assert_eq!(stream["seq_before"], stream["applied_seq"], "a repeat is harmless");
         }
     }
-    assert_eq!(views(&desk_b).await, 23);
+    assert_eq!(views(desk_b.channel()).await, 23);
 
     // The way back carries receipts, and what B has to tell.
     let store = folder(&world, A, "desk");
@@ -130,7 +123,7 @@ async fn two_regions_without_a_line_converge_by_bundles_in_any_order() {
     assert!(whole);
     assert_eq!(told.unwrap()["receipts"], 2);
     assert_eq!(state(), "APPLIED");
-    assert_eq!(views(&desk_a).await, 1);
+    assert_eq!(views(desk_a.channel()).await, 1);
 
     // What was signed for is not carried again.
     assert!(!parts(&export(&world, A, B, "third")).iter().any(is_segment));
@@ -155,7 +148,7 @@ async fn two_regions_without_a_line_converge_by_bundles_in_any_order() {
     world.gateway.restart().await;
     report(&mut phone_a, Change::ReportEvent(event("塌方"))).await;
     assert_eq!(converged(desk_a.channel(), desk_b.channel(), ARRIVES).await, 24);
-    assert_eq!(views(&desk_b).await, 24);
+    assert_eq!(views(desk_b.channel()).await, 24);
     world.stop().await;
 }
 
@@ -208,7 +201,7 @@ async fn a_bundle_is_believed_no_further_than_its_signatures_go() {
         assert!(!whole, "{told}");
         assert_eq!(told["refusals"][0]["reason"], "SIGNATURE_INVALID", "part {at}: {told}");
         assert_eq!(told["refusals"].as_array().unwrap().len(), 1);
-        assert_eq!(views(&desk_b).await, 0);
+        assert_eq!(views(desk_b.channel()).await, 0);
     }
 
     // Past a gap nothing is applied; the file says what it waits for.
@@ -220,7 +213,7 @@ async fn a_bundle_is_believed_no_further_than_its_signatures_go() {
     let stream = &told["streams"][0];
     assert_eq!((&stream["applied_seq"], &told["refusals"]), (&json!(0), &json!([])), "{told}");
     assert!(stream["known_seq"].as_u64().unwrap() > 1_000);
-    assert_eq!(views(&desk_b).await, 0);
+    assert_eq!(views(desk_b.channel()).await, 0);
 
     // For somebody else, cut off, or put together wrongly.
     let (_, told) = import(&world, A, &good);
@@ -236,7 +229,7 @@ async fn a_bundle_is_believed_no_further_than_its_signatures_go() {
     // What came before the cut was taken; the whole file, the control, brings the rest.
     let (whole, told) = import(&world, B, &good);
     assert!(whole, "{told:?}");
-    assert_eq!(views(&desk_b).await, records.len() + 1);
+    assert_eq!(views(desk_b.channel()).await, records.len() + 1);
     let refused = wuling(&["bundle", "export", "--store", "nowhere", "--to", B, "--out", "x"]);
     assert!(refused.is_err());
 }

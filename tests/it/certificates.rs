@@ -3,12 +3,11 @@
 
 use crate::doors::{Class, Door, Raw, SOON, in_time, linkage, read_authority};
 use crate::explain::report;
-use crate::harness::{A, ARRIVES, B, COUNTY, World, event, pull_all, region, sos, until};
+use crate::harness::{A, ARRIVES, B, COUNTY, World, event, region, sos, until, views};
 use domain::kernel::{Clock as _, Lane, Reason, Role, Timestamp};
 use domain::operation::Change;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::device::v1::change::Subject;
 use proto::exchange::v1 as exchange;
 use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
 use proto::exchange::v1::link_request::Frame as Say;
@@ -226,15 +225,11 @@ async fn an_alert_goes_through_while_a_regions_list_is_old_and_the_rest_when_it_
         world.gateway.log_text().contains("ran out or was renewed")
     })
     .await;
-    let views = async || {
-        let changes = pull_all(desk.channel()).await;
-        changes.iter().filter(|change| matches!(change.subject, Some(Subject::View(_)))).count()
-    };
     report(&mut phone, Change::ReportEvent(event("落石"))).await;
     report(&mut phone, Change::RaiseSos(sos("摔伤"))).await;
-    until("the call for help is there", ARRIVES, async || views().await == 1).await;
+    until("the call for help is there", ARRIVES, async || views(desk.channel()).await == 1).await;
     publish(SystemClock.now().plus_days(7));
-    until("the event follows", ARRIVES, async || views().await == 2).await;
+    until("the event follows", ARRIVES, async || views(desk.channel()).await == 2).await;
     world.stop().await;
 }
 

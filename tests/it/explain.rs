@@ -1,14 +1,15 @@
 //! "Did they get it?", "why not?", "who would see this?": the region's answer, for every party, against what
 //! really left and arrived.
 
-use crate::harness::{A, ARRIVES, B, COUNTY, World, binary, event, pull_all, region, sos, until};
+use crate::harness::{
+    A, ARRIVES, B, COUNTY, World, binary, event, pull_all, region, shift, sos, until,
+};
 use cli::linkage::{self, Terms};
 use cli::phone::{self, Phone};
 use device::Draft;
 use domain::agreement::{AgreementForm, Clause, Grant, Precision, Release};
 use domain::kernel::{Clock as _, EmergencyLevel, OperationId, Purpose, RecordId, Role};
 use domain::operation::Change;
-use domain::patrol::{Shift, ShiftState};
 use domain::risk::Event;
 use prost::Message as _;
 use proto::agreement::v1 as pb;
@@ -126,21 +127,6 @@ async fn a_record_is_explained_for_every_party_all_its_way() {
         );
     }
     world.stop().await;
-}
-
-fn shift() -> Shift {
-    Shift {
-        unit: "unit-1".to_owned(),
-        station: "小南海所".to_owned(),
-        planned_start_at: None,
-        planned_end_at: None,
-        opened_at: None,
-        closed_at: None,
-        state: ShiftState::Open,
-        staff_count: 2,
-        roster_refs: Vec::new(),
-        handover_note: String::new(),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

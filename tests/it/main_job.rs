@@ -2,13 +2,13 @@
 //! 咸丰县, redacted as agreed, marked 未核实 until an officer accepts it, the same on both sides.
 
 use crate::harness::{A, ARRIVES, B, COUNTY, World, converged, event, own_records, point};
-use crate::harness::{batch, kept, pull_all, sos, states, until};
+use crate::harness::{batch, kept, pull_all, shift, sos, states, until};
 use cli::phone::Phone;
 use device::Draft;
 use domain::kernel::{Clock as _, Kind, Lane, OperationId, Purpose, RecordId, Role};
 use domain::operation::Change;
+use domain::patrol::RouteKind;
 use domain::patrol::{CheckIn, CheckInMethod, CheckInQuality, Patrol, PatrolState};
-use domain::patrol::{RouteKind, Shift, ShiftState};
 use prost::Message as _;
 use proto::device::v1 as pb;
 use proto::kernel::v1::{Revision, View};
@@ -206,21 +206,6 @@ async fn accept(desk: &Phone, record: RecordId, etag: Option<Revision>) {
         let refused = service.transition_event(stale).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Aborted);
         assert_eq!(refused.get_details_error_info().unwrap().reason, "REVISION_STALE");
-    }
-}
-
-fn shift() -> Shift {
-    Shift {
-        unit: "unit-1".to_owned(),
-        station: "小南海所".to_owned(),
-        planned_start_at: None,
-        planned_end_at: None,
-        opened_at: None,
-        closed_at: None,
-        state: ShiftState::Open,
-        staff_count: 2,
-        roster_refs: vec!["staff-007".to_owned()],
-        handover_note: String::new(),
     }
 }
 

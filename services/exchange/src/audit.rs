@@ -259,7 +259,7 @@ async fn looks(
             }
             after = look.number;
         }
-        hash = last.expected;
+        hash = last.hash;
         tell(report.rows);
     }
 }

@@ -73,15 +73,13 @@ impl<'a> Export<'a> {
             let own = receipts.iter().find(|row| row.party == *to && row.stream == *stream);
             own.map_or(0, |row| row.position.seq)
         };
-        let streams: Vec<_> = home.store.list_streams().await?;
-        let streams: Vec<_> = streams
-            .into_iter()
-            .filter(|row| concerns(&row.stream))
-            .map(|row| {
+        let mut streams = Vec::new();
+        for row in home.store.list_streams().await? {
+            if concerns(&row.stream) {
                 let from = signed_for(&row.stream);
-                (row, from)
-            })
-            .collect();
+                streams.push((row, from));
+            }
+        }
         Ok(Self {
             home,
             to: to.clone(),

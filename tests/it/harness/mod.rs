@@ -27,10 +27,11 @@ use domain::agreement::{AgreementForm, Clause, Grant, Release};
 use domain::directory::{Directory, RegionLevel};
 use domain::kernel::{Clock as _, Datum, GeoPoint, LinkageId, Purpose, RegionId, Role};
 use domain::outline::Outline;
-use domain::patrol::{SosAlert, SosState, SosTrigger};
+use domain::patrol::{Shift, ShiftState, SosAlert, SosState, SosTrigger};
 use domain::risk::{EmergencyClass, Event, EventDomain, EventSource, EventState};
 use proto::agreement::v1 as agreement;
 use proto::device::v1 as pb;
+use proto::device::v1::change::Subject;
 use runtime::clock::{SystemClock, SystemEntropy};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -228,6 +229,22 @@ pub(crate) fn event(text: &str) -> Event {
     }
 }
 
+/// A shift as its lead opens it; the roster names staff, and stays at home.
+pub(crate) fn shift() -> Shift {
+    Shift {
+        unit: "unit-1".to_owned(),
+        station: "小南海所".to_owned(),
+        planned_start_at: None,
+        planned_end_at: None,
+        opened_at: None,
+        closed_at: None,
+        state: ShiftState::Open,
+        staff_count: 2,
+        roster_refs: vec!["staff-007".to_owned()],
+        handover_note: String::new(),
+    }
+}
+
 /// A call for help.
 pub(crate) fn sos(remark: &str) -> SosAlert {
     SosAlert {
@@ -261,6 +278,12 @@ pub(crate) async fn try_pull_all(channel: &Channel) -> Result<Vec<pb::Change>, S
             return Ok(changes);
         }
     }
+}
+
+/// Views that a desk was shown, all that came counted.
+pub(crate) async fn views(channel: &Channel) -> usize {
+    let changes = pull_all(channel).await;
+    changes.iter().filter(|change| matches!(change.subject, Some(Subject::View(_)))).count()
 }
 
 /// How all streams of a region stand now; `None` while its server does not answer.

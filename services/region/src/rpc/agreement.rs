@@ -102,9 +102,7 @@ impl AgreementService for Services {
     ) -> Result<Response<pb::ImportBundleResponse>, Status> {
         let (region, caller) =
             self.caller(&request, "wuling.agreement.v1.AgreementService/ImportBundle").await?;
-        let mut purpose = None;
-        let answer = bundle::import(&region, request.into_inner(), &mut purpose).await?;
-        let purpose = purpose.ok_or_else(|| refuse(Reason::PurposeRequired))?;
+        let (answer, purpose) = bundle::import(&region, request.into_inner()).await?;
         region.disclose(&caller, purpose, "ImportBundle", (0, 0), 0).await.map_err(unwritten)?;
         Ok(Response::new(answer))
     }

@@ -47,22 +47,23 @@ pub(super) async fn export(region: Arc<Hosted>, to: RegionId, out: Out) {
     }
 }
 
-/// Takes the parts one after another; gives what came of them.
+/// Takes the parts one after another; gives what came of them, and why they were handed in.
 pub(super) async fn import(
     region: &Hosted,
     mut parts: Streaming<pb::ImportBundleRequest>,
-    purpose: &mut Option<Purpose>,
-) -> Result<pb::ImportBundleResponse, Status> {
+) -> Result<(pb::ImportBundleResponse, Purpose), Status> {
     let home = region.home();
     let mut import = Import::begin(&home).await.map_err(|error| unreadable(&error))?;
+    let mut purpose = None;
     while let Some(request) = parts.message().await? {
         if purpose.is_none() {
-            *purpose = Some(super::purpose(request.purpose)?);
+            purpose = Some(super::purpose(request.purpose)?);
         }
         let part = request.part.ok_or_else(|| refuse_field("part", "must be given"))?;
         import.take(part).await.map_err(|error| refused(&error))?;
     }
     import.end().map_err(|error| refused(&error))?;
+    let purpose = purpose.ok_or_else(|| refuse(Reason::PurposeRequired))?;
     let streams = import.streams.iter().map(|(stream, fared)| pb::BundledStream {
         stream: Some(stream.into()),
         seq_before: fared.before,
@@ -75,11 +76,12 @@ pub(super) async fn import(
         stream: refusal.stream.as_ref().map(Into::into),
         reason: refusal.reason.code(),
     });
-    Ok(pb::ImportBundleResponse {
+    let answer = pb::ImportBundleResponse {
         streams: streams.collect(),
         receipt_count: import.receipts,
         refusals: refusals.collect(),
-    })
+    };
+    Ok((answer, purpose))
 }
 
 fn refused(error: &ImportError) -> Status {

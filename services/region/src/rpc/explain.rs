@@ -10,6 +10,7 @@ use domain::kernel::{AgreementId, Reason, RecordId, RegionId};
 use domain::record::Record;
 use domain::sharing::{Decision, View, explain, share};
 use domain::stream::{LastShown, Position, StreamId};
+use exchange::status::State;
 use prost::Message as _;
 use proto::agreement::v1 as pb;
 use proto::convert::entry::Entry;
@@ -47,12 +48,12 @@ pub(super) async fn explain_record(
         "" => None,
         id => Some(RegionId::parse(id).map_err(|_| refuse(Reason::RegionUnknown))?),
     };
+    let links = region.links.get();
     let (revision, sharings) = if owner == *region.region() {
-        own(region, record, party.as_ref()).await?
+        own(region, &links, record, party.as_ref()).await?
     } else {
         neighbours(region, &owner, record).await?
     };
-    let links = region.links.get();
     Ok(pb::ExplainRecordResponse {
         revision,
         sharings,
@@ -64,7 +65,12 @@ pub(super) async fn explain_record(
 
 type Explained = (Option<kernel::Revision>, Vec<pb::Sharing>);
 
-async fn own(region: &Hosted, id: RecordId, party: Option<&RegionId>) -> Result<Explained, Status> {
+async fn own(
+    region: &Hosted,
+    links: &State,
+    id: RecordId,
+    party: Option<&RegionId>,
+) -> Result<Explained, Status> {
     let row = region.store.find_record(id).await.map_err(|error| unreadable(&error))?;
     let row = row.ok_or_else(|| refuse(Reason::RecordNotFound))?;
     let record = decode_record(&row.encoded).ok_or_else(|| refuse(Reason::Internal))?;
@@ -90,7 +96,8 @@ async fn own(region: &Hosted, id: RecordId, party: Option<&RegionId>) -> Result<
             .filter(|other| party.is_none_or(|party| party == *other))
             .map(|other| {
                 let delivered = at.as_ref().map(|(stream, seq)| {
-                    delivery(region, stream, *seq, receipts.get(&(stream, other)).copied())
+                    let receipt = receipts.get(&(stream, other)).copied();
+                    delivery(region, links, stream, *seq, receipt)
                 });
                 let party_region = other.to_string();
                 pb::Delivery { party_region, ..delivered.unwrap_or_default() }
@@ -159,12 +166,13 @@ async fn newest(
 /// How far an entry has come on its way to the party whose receipt this is.
 fn delivery(
     region: &Hosted,
+    links: &State,
     stream: &StreamId,
     seq: u64,
     receipt: Option<&ReceiptRow>,
 ) -> pb::Delivery {
     let Some(receipt) = receipt.filter(|receipt| receipt.position.seq >= seq) else {
-        let stored = region.links.get().stored.get(stream).copied().unwrap_or(0);
+        let stored = links.stored.get(stream).copied().unwrap_or(0);
         let state =
             if stored >= seq { pb::DeliveryState::Stored } else { pb::DeliveryState::Queued };
         return pb::Delivery { state: state.into(), ..pb::Delivery::default() };

@@ -38,9 +38,9 @@ pub struct HeldView {
 pub struct HeldLook {
     /// Its number.
     pub number: u64,
-    /// The hash that the row should have.
-    pub expected: [u8; 32],
-    /// Whether it has it.
+    /// The hash that stands there: the next row is held against it.
+    pub hash: [u8; 32],
+    /// Whether it follows from the row and the one before.
     pub fits: bool,
 }
 
@@ -127,7 +127,7 @@ impl Store {
                 let fits = found == expected;
                 // One finding a row: those after it are held against what stands there.
                 before = found.try_into().unwrap_or(expected);
-                Ok(HeldLook { number: uint(row.try_get(0)?), expected: before, fits })
+                Ok(HeldLook { number: uint(row.try_get(0)?), hash: before, fits })
             })
             .collect()
     }
