@@ -106,17 +106,21 @@ async fn a_list_in_the_folder_closes_who_is_on_it_and_nobody_else() {
     assert!(door.lets_in(&of_lost).await, "an authority may take a revocation back");
 }
 
-/// Opens a link for these lanes; gives those that were given credit, or why not.
+/// Opens a link for these lanes; gives those that were given credit, or why not. `ServerBusy`: the gateway hung
+/// up, as it does on all of a region's connections when what the region may have has changed.
 async fn link(door: &Door, tls: &ClientTls, lanes: &[Lane]) -> Result<Vec<i32>, Reason> {
     let (out, requests) = tokio::sync::mpsc::channel(8);
     let mut service = ExchangeServiceClient::new(door.channel(tls));
-    let answer = in_time(service.link(ReceiverStream::new(requests))).await.unwrap();
-    let mut answers = answer.into_inner();
+    let answer = in_time(service.link(ReceiverStream::new(requests))).await;
+    let Ok(mut answers) = answer.map(tonic::Response::into_inner) else {
+        return Err(Reason::ServerBusy);
+    };
     let mut credited = Vec::new();
     let seed = std::fs::read(door.path("a/regions").join(A).join("signing.key")).unwrap();
     let key = SigningKey::from_seed(&seed.try_into().unwrap());
     loop {
-        let answer = in_time(answers.message()).await.unwrap().expect("an answer");
+        let Ok(answer) = in_time(answers.message()).await else { return Err(Reason::ServerBusy) };
+        let answer = answer.expect("an answer");
         match answer.frame.unwrap() {
             Told::Challenge(challenge) => {
                 let hello = Hello {
