@@ -1,78 +1,88 @@
-//! What the gateway knows of the linkage: its directory, and the agreement versions it was shown.
+//! What the gateway knows of the linkage: who is in it, and the agreement versions it was shown.
 
-use domain::agreement::Agreement;
-use domain::directory::Directory;
+use domain::agreement::{Agreement, Party};
 use domain::kernel::{AgreementId, RegionId};
 use domain::stream::StreamId;
+use proto::kernel::v1::SignedObject;
+use seal::key::key_fingerprint;
+use seal::trust::Trust;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Names one version of an agreement.
 pub type Version = (AgreementId, u32);
 
 /// What the gateway knows. All of it was verified before it came in here.
 #[derive(Debug)]
-pub struct Book {
-    directory: Directory,
-    versions: RwLock<Versions>,
-}
+pub struct Book(RwLock<Known>);
 
-/// Who are the parties of an agreement version.
+/// An agreement version, and who of its parties is believed.
 #[derive(Debug)]
 pub struct Terms {
-    /// SHA-256 of the signed body.
-    pub sha256: [u8; 32],
-    /// All who signed.
-    pub parties: Vec<RegionId>,
-    /// Those of them who are still in the directory.
+    /// What was signed.
+    pub agreement: Agreement,
+    /// As it was signed.
+    pub signed: SignedObject,
+    /// Those of its parties who are in the linkage still, with the key that they signed with.
     pub live: Vec<RegionId>,
 }
 
-#[derive(Debug, Default)]
-struct Versions {
+#[derive(Debug)]
+struct Known {
+    trust: Arc<Trust>,
     terms: HashMap<Version, Arc<Terms>>,
     of_region: HashMap<RegionId, Vec<Version>>,
 }
 
 impl Book {
     /// A book without agreements.
-    pub fn new(directory: Directory) -> Self {
-        Self { directory, versions: RwLock::default() }
+    pub fn new(trust: Arc<Trust>) -> Self {
+        Self(RwLock::new(Known { trust, terms: HashMap::new(), of_region: HashMap::new() }))
     }
 
     /// The linkage.
-    pub const fn directory(&self) -> &Directory {
-        &self.directory
+    pub fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.read().trust)
+    }
+
+    /// Takes a newer word of the authority: who has left or was revoked is no party any more.
+    pub fn renew(&self, trust: Arc<Trust>) {
+        let mut known = self.write();
+        known.trust = trust;
+        known.of_region.clear();
+        for terms in std::mem::take(&mut known.terms).into_values() {
+            known.enter(terms.agreement.clone(), terms.signed.clone());
+        }
     }
 
     /// The key with which a region of the linkage signs. Agreements pin the same one.
-    pub fn signing_key(&self, region: &RegionId) -> Option<&[u8; 32]> {
-        self.directory.regions.get(region).map(|region| &region.signing_key)
+    pub fn signing_key(&self, region: &RegionId) -> Option<[u8; 32]> {
+        self.read().trust.find_region(region).map(|region| region.signing_key)
     }
 
-    /// Takes an agreement version in, and gives what is now known of it: a version that is there
-    /// already stays as it was.
-    pub fn learn(&self, agreement: &Agreement) -> Arc<Terms> {
+    /// Takes an agreement version in, and gives what is now known of it: a version that is there already stays as it
+    /// was, unless the authority says that this text of it counts.
+    pub fn learn(&self, agreement: &Agreement, signed: &SignedObject) -> Arc<Terms> {
         let version = (agreement.agreement_id, agreement.version);
-        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = versions.terms.get(&version) {
-            return Arc::clone(known);
+        let mut known = self.write();
+        if let Some(terms) = known.terms.get(&version).map(Arc::clone) {
+            let freshness = known.trust.freshness.as_ref();
+            let head = freshness.and_then(|freshness| freshness.agreements.get(&version.0));
+            let counts = head
+                .is_some_and(|head| (head.version, head.sha256) == (version.1, agreement.sha256));
+            if !counts || terms.agreement.sha256 == agreement.sha256 {
+                return terms;
+            }
+            for versions in known.of_region.values_mut() {
+                versions.retain(|other| *other != version);
+            }
         }
-        let parties: Vec<_> = agreement.parties.iter().map(|party| party.region.clone()).collect();
-        let in_directory = |party: &&RegionId| self.directory.regions.contains_key(*party);
-        let live: Vec<_> = parties.iter().filter(in_directory).cloned().collect();
-        for party in &live {
-            versions.of_region.entry(party.clone()).or_default().push(version);
-        }
-        let terms = Arc::new(Terms { sha256: agreement.sha256, parties, live });
-        versions.terms.insert(version, Arc::clone(&terms));
-        terms
+        known.enter(agreement.clone(), signed.clone())
     }
 
     /// The parties of an agreement version, if it is known.
     pub fn terms(&self, version: Version) -> Option<Arc<Terms>> {
-        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
-        versions.terms.get(&version).map(Arc::clone)
+        self.read().terms.get(&version).map(Arc::clone)
     }
 
     /// The parties under whose agreement a stream is.
@@ -80,15 +90,69 @@ impl Book {
         self.terms((stream.agreement, stream.version))
     }
 
+    /// The version that one takes the place of, if it is known.
+    pub fn before(&self, agreement: &Agreement) -> Option<Arc<Terms>> {
+        self.terms((agreement.agreement_id, agreement.version.checked_sub(1)?))
+    }
+
+    /// Those who must hear of a version: its parties, and those whom it leaves out.
+    pub fn concerned(&self, terms: &Terms) -> Vec<RegionId> {
+        let mut concerned = terms.live.clone();
+        let before = self.before(&terms.agreement);
+        let left = before.iter().flat_map(|before| &before.live);
+        concerned.extend(left.filter(|region| !terms.admits(region)).cloned());
+        concerned
+    }
+
+    /// What a region must hear of: versions of which it is a party, and those that left it out.
+    pub fn terms_for(&self, region: &RegionId) -> Vec<Arc<Terms>> {
+        let mut found = Vec::new();
+        for (id, version) in self.versions_of(region) {
+            found.extend(self.terms((id, version)));
+            let next = version.checked_add(1).and_then(|next| self.terms((id, next)));
+            found.extend(next.filter(|next| !next.admits(region)));
+        }
+        found.sort_by_key(|terms| (terms.agreement.agreement_id, terms.agreement.version));
+        found
+    }
+
     /// The agreement versions of which a region is a party.
     pub fn versions_of(&self, region: &RegionId) -> Vec<Version> {
-        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
-        versions.of_region.get(region).cloned().unwrap_or_default()
+        self.read().of_region.get(region).cloned().unwrap_or_default()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        // Every change leaves it whole, so a panic elsewhere did not break it.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn enter(&mut self, agreement: Agreement, signed: SignedObject) -> Arc<Terms> {
+        let version = (agreement.agreement_id, agreement.version);
+        let stands = |party: &&Party| {
+            let listed = self.trust.find_region(&party.region);
+            listed.is_some_and(|listed| {
+                key_fingerprint(&listed.signing_key) == party.signing_key_sha256
+            })
+        };
+        let parties = agreement.parties.iter().filter(stands);
+        let live: Vec<_> = parties.map(|party| party.region.clone()).collect();
+        for party in &live {
+            self.of_region.entry(party.clone()).or_default().push(version);
+        }
+        let terms = Arc::new(Terms { agreement, signed, live });
+        self.terms.insert(version, Arc::clone(&terms));
+        terms
     }
 }
 
 impl Terms {
-    /// Whether a region is a party that is still in the directory.
+    /// Whether a region is a party that is believed.
     pub fn admits(&self, region: &RegionId) -> bool {
         self.live.contains(region)
     }

@@ -47,6 +47,8 @@ pub enum Event {
     Granted(Lane, u32),
     /// The peer wants a stream again from here.
     Wanted(StreamId, u64),
+    /// Packagings of a stream were deleted: what is held of it is read anew.
+    Replaced(StreamId),
     /// The network takes one more frame.
     Writable,
     /// Time passes.
@@ -141,6 +143,11 @@ impl Delivery {
             Event::ReadFailed(stream) => self.read_failed(now_ms, &stream),
             Event::Granted(lane, bytes) => self.credit.grant(lane, bytes),
             Event::Wanted(stream, from_seq) => self.wanted(stream, from_seq),
+            Event::Replaced(stream) => {
+                if let Some(sent) = self.streams.get(&stream).map(|known| known.sent) {
+                    self.wanted(stream, sent.saturating_add(1));
+                }
+            }
             Event::Writable => effects.extend(self.next_piece().map(Effect::Send)),
             Event::Tick => self.tick(now_ms),
         }

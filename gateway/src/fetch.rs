@@ -21,7 +21,7 @@ pub(crate) async fn fetch(
 ) -> Result<FetchResponse, Status> {
     let region = region.ok_or_else(|| status::refused(Reason::CertificateRequired))?;
     let (stream, from_seq, bytes_max) = checked(request).map_err(status::fields_invalid)?;
-    if stream.lane != Lane::Alert && shared.is_stale(&region) {
+    if stream.lane != Lane::Alert && shared.is_restricted(&region) {
         return Err(status::refused(Reason::RoleForbidden));
     }
     // Whether an agreement exists is the business of its parties alone.

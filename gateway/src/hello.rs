@@ -30,6 +30,9 @@ pub(crate) enum Unwelcome {
     /// It speaks for a region that is not in the directory.
     #[error("the region is not in the directory")]
     Unknown,
+    /// It speaks for a region that was revoked.
+    #[error("the region was revoked")]
+    Revoked,
     /// Its hello is not good.
     #[error(transparent)]
     Signed(#[from] signed::SignedError),
@@ -40,8 +43,10 @@ pub(crate) enum Unwelcome {
     #[error("the certificate is of {0}, the hello of another region")]
     OtherRegion(RegionId),
     /// What its authority has revoked is not known, and it asks for more than alerts.
-    #[error("the revocation list of {0} is out of date, it may have the alert lane alone")]
-    Stale(RegionId),
+    #[error(
+        "the revocation list of {0} or the linkage's trust is too old, it may have the alert lane alone"
+    )]
+    Restricted(RegionId),
 }
 
 impl Unwelcome {
@@ -52,8 +57,9 @@ impl Unwelcome {
                 Reason::ProtocolViolation
             }
             Self::Unknown => Reason::RegionUnknown,
+            Self::Revoked => Reason::RegionRevoked,
             Self::Signed(error) => error.reason(),
-            Self::OtherRegion(_) | Self::Stale(_) => Reason::RoleForbidden,
+            Self::OtherRegion(_) | Self::Restricted(_) => Reason::RoleForbidden,
         }
     }
 }
@@ -90,8 +96,12 @@ fn check(
     nonce: &[u8; 32],
 ) -> Result<(Hello, Lanes), Unwelcome> {
     let signer = signed::signer(object)?;
-    let key = shared.book.signing_key(&signer).ok_or(Unwelcome::Unknown)?;
-    let hello = Hello::verify(object, key, nonce, &shared.gateway_id)?;
+    let trust = shared.book.trust();
+    let listed = trust.directory.regions.get(&signer).ok_or(Unwelcome::Unknown)?;
+    let hello = Hello::verify(object, &listed.signing_key, nonce, &shared.gateway_id)?;
+    if trust.is_revoked(listed) {
+        return Err(Unwelcome::Revoked);
+    }
     if hello.protocol != LINK_PROTOCOL {
         return Err(Unwelcome::Protocol(hello.protocol));
     }
@@ -102,11 +112,11 @@ fn check(
         _ => {}
     }
     let asked = Lanes::of(&hello.lanes);
-    if !shared.is_stale(&hello.region) {
+    if !shared.is_restricted(&hello.region) {
         return Ok((hello, asked));
     }
     if !asked.contains(Lane::Alert) {
-        return Err(Unwelcome::Stale(hello.region));
+        return Err(Unwelcome::Restricted(hello.region));
     }
     // Without credit on its other lanes it sends nothing there and waits.
     Ok((hello, Lanes::of(&[Lane::Alert])))

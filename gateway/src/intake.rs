@@ -11,6 +11,7 @@ use proto::exchange::v1 as pb;
 use proto::kernel::v1::SignedObject;
 use seal::segment::{Segment, SegmentError};
 use seal::signed::{Head, Receipt, SignedError};
+use seal::trust::TrustError;
 use std::sync::Arc;
 use storage::gateway::{AgreementRow, GatewayReceipt, SegmentWrite};
 
@@ -56,14 +57,14 @@ pub fn segment(
     let terms = terms_for(book, stream, origin)?;
     // All who may read it can, and nobody else; who was struck off may stand in older seals.
     let sealed_to = |party: &RegionId| segment.parties().any(|wrapped| wrapped == party);
-    if !segment.parties().all(|party| terms.parties.contains(party))
+    if !segment.parties().all(|party| terms.agreement.has_party(party))
         || !terms.live.iter().all(sealed_to)
     {
         let what = "the segment is sealed to others than the parties";
         return Err(Refused::new(Reason::NotAParty, Some(stream), what));
     }
     let key = book.signing_key(origin).ok_or_else(|| unknown_region(origin))?;
-    segment.verify(key).map_err(|error| Refused::segment(error, Some(stream)))?;
+    segment.verify(&key).map_err(|error| Refused::segment(error, Some(stream)))?;
     #[cfg(feature = "known-bad")]
     storage::known_bad::pass(storage::known_bad::Point::SegmentVerified);
     Ok(SegmentWrite {
@@ -84,7 +85,7 @@ pub fn receipt(
     now: Timestamp,
 ) -> Result<GatewayReceipt, Refused> {
     let key = book.signing_key(party).ok_or_else(|| unknown_region(party))?;
-    let receipt = Receipt::verify(object, key).map_err(|error| Refused::signed(&error))?;
+    let receipt = Receipt::verify(object, &key).map_err(|error| Refused::signed(&error))?;
     let stream = receipt.stream;
     if receipt.party != *party || stream.origin == *party {
         let what = "the receipt is of another region, or of a stream of its own";
@@ -108,8 +109,11 @@ pub fn head(
     object: &SignedObject,
 ) -> Result<(StreamId, Bytes), Refused> {
     let key = book.signing_key(origin).ok_or_else(|| unknown_region(origin))?;
-    // Whoever signed it for a stream that is not its own is refused by the check itself.
-    let head = Head::verify(object, key).map_err(|error| Refused::signed(&error))?;
+    let head = Head::verify(object, &key).map_err(|error| Refused::signed(&error))?;
+    if head.stream.origin != *origin {
+        let what = "the head is of another region's stream";
+        return Err(Refused::new(Reason::NotAParty, Some(&head.stream), what));
+    }
     terms_for(book, &head.stream, origin)?;
     Ok((head.stream, object.encode_to_vec().into()))
 }
@@ -123,13 +127,21 @@ pub fn agreement(
     let sha256 = seal::key::sha256(&object.body);
     let versions = book.versions_of(peer).into_iter();
     // Many signatures are not verified again each time a region connects.
-    if versions.filter_map(|version| book.terms(version)).any(|terms| terms.sha256 == sha256) {
+    if versions
+        .filter_map(|version| book.terms(version))
+        .any(|terms| terms.agreement.sha256 == sha256)
+    {
         return Ok(None);
     }
     let signed: Bytes = object.encode_to_vec().into();
-    let agreement = seal::trust::agreement(object, book.directory())
-        .map_err(|error| Refused::new(error.reason(), None, error.to_string()))?;
-    if !agreement.has_party(peer) {
+    let unbelieved = |error: TrustError| Refused::new(error.reason(), None, error.to_string());
+    let before = book.before(&seal::trust::read_agreement(object).map_err(unbelieved)?);
+    let before = before.as_ref().map(|before| &before.agreement);
+    let agreement =
+        seal::trust::agreement(object, before, &book.trust().directory).map_err(unbelieved)?;
+    // Who leaves says so itself.
+    let leaves = before.is_some_and(|before| before.has_party(peer));
+    if !agreement.has_party(peer) && !leaves {
         return Err(Refused::new(
             Reason::NotAParty,
             None,
@@ -143,6 +155,25 @@ pub fn agreement(
         signed,
     };
     Ok(Some((agreement, row)))
+}
+
+/// A range of a stream that `origin` writes, each packaging of which is to be deleted.
+pub fn replace(
+    book: &Book,
+    origin: &RegionId,
+    replace: pb::Replace,
+) -> Result<(StreamId, (u64, u64)), Refused> {
+    let pb::Replace { stream, from_seq, to_seq } = replace;
+    let stream = stream
+        .and_then(|stream| StreamId::try_from(stream).ok())
+        .filter(|_| (1..=to_seq).contains(&from_seq))
+        .ok_or_else(|| Refused::new(Reason::FieldInvalid, None, "there is no such range"))?;
+    if stream.origin != *origin {
+        let what = "the range is of a stream of another";
+        return Err(Refused::new(Reason::NotAParty, Some(&stream), what));
+    }
+    terms_for(book, &stream, origin)?;
+    Ok((stream, (from_seq, to_seq)))
 }
 
 /// A stream of which `recipient` wants more.

@@ -10,6 +10,7 @@ use crate::outbox::{self, Outbox};
 use crate::registry::{Lanes, Snapshot, Ticket, Wake};
 use crate::service::Shared;
 use bytes::Bytes;
+use domain::freshness::TrustMark;
 use domain::kernel::{Lane, Reason, RegionId};
 use domain::stream::{Position, StreamId};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage::ReadError;
 use storage::gateway::StoredSegment;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument as _;
@@ -70,6 +71,12 @@ struct Link<'a> {
     asked: HashMap<StreamId, (u64, Instant)>,
     /// Streams that were refused because their agreement was not known.
     strangers: HashSet<StreamId>,
+    /// What the peer knows of the linkage.
+    knows: TrustMark,
+    /// What the peer has shown of the authority's word is being looked at.
+    trusting: Option<oneshot::Receiver<Result<(), Reason>>>,
+    /// Agreement versions that the peer holds.
+    holds: HashSet<[u8; 32]>,
     faults: u32,
     opened_at: Instant,
     heard_at: Instant,
@@ -140,6 +147,9 @@ impl<'a> Link<'a> {
             reads: FuturesUnordered::new(),
             asked: HashMap::new(),
             strangers: HashSet::new(),
+            knows: hello.trust,
+            trusting: None,
+            holds: hello.agreements.iter().copied().collect(),
             faults: 0,
             opened_at: now,
             heard_at: now,
@@ -156,7 +166,10 @@ impl<'a> Link<'a> {
         let resumes = resumes
             .map(|(id, have)| pb::PieceResume { segment_id: Bytes::copy_from_slice(&id), have })
             .collect();
-        self.outbox.welcome(pb::Welcome { stored, resumes });
+        let trust = Some(self.shared.book.trust().mark().into());
+        self.outbox.welcome(pb::Welcome { stored, resumes, trust });
+        self.tell_trust();
+        self.tell_agreements();
         for lane in self.lanes.iter() {
             self.outbox.credit(lane, self.credit.open(lane));
         }
@@ -170,6 +183,28 @@ impl<'a> Link<'a> {
             }
         }
         self.catch_up(snapshot);
+    }
+
+    /// Shows the peer what the authority has signed, where that is newer than what it knows.
+    fn tell_trust(&mut self) {
+        let trust = self.shared.book.trust();
+        if trust.mark().exceeds(self.knows) {
+            self.outbox.trust(trust.signed_beyond(self.knows));
+            self.knows = trust.mark();
+        }
+    }
+
+    /// Shows the peer the agreement versions that concern it and that it does not hold.
+    fn tell_agreements(&mut self) {
+        for terms in self.shared.book.terms_for(&self.region) {
+            self.tell_agreement(&terms.signed);
+        }
+    }
+
+    fn tell_agreement(&mut self, signed: &SignedObject) {
+        if self.holds.insert(seal::key::sha256(&signed.body)) {
+            self.outbox.agreement(signed.clone());
+        }
     }
 
     /// A region that shows less than it once signed was restored from a copy; it is believed.
@@ -220,12 +255,20 @@ impl<'a> Link<'a> {
             if !open && self.writes.is_empty() && self.outbox.is_empty() {
                 return End::Told;
             }
-            let takes = open && self.writes.len() < STORES_AWAITED_MAX;
+            // What comes behind newer trust may rest on it.
+            let takes = open && self.writes.len() < STORES_AWAITED_MAX && self.trusting.is_none();
             let speaks = !self.outbox.is_empty() || open && self.delivery.has_piece();
             tokio::select! {
                 // No arm holds anything across its await that another arm's end would lose: frames,
                 // wakes, writes and reads stay where they are, and a permit has nothing in it yet.
-                () = ticket.displaced.cancelled() => return End::Displaced,
+                () = ticket.displaced.cancelled() => {
+                    if self.shared.book.trust().find_region(&self.region).is_none() {
+                        let told = outbox::fatal(Reason::RegionRevoked, "the region was revoked");
+                        // Its line is closed in a moment, whether it has heard this or not.
+                        drop(out.try_send(Ok(pb::LinkResponse { frame: Some(told) })));
+                    }
+                    return End::Displaced;
+                }
                 () = soft.cancelled(), if open => self.come_back(),
                 () = out.closed() => return End::Closed,
                 frame = requests.message(), if takes => match frame {
@@ -234,6 +277,12 @@ impl<'a> Link<'a> {
                     Err(status) if is_fault(&status) => self.violation("a frame cannot be read"),
                     Err(_) => return End::Lost,
                 },
+                taken = answered(&mut self.trusting) => {
+                    self.trusting = None;
+                    if taken {
+                        self.knows = self.shared.book.trust().mark();
+                    }
+                }
                 Some(written) = self.writes.next(), if !self.writes.is_empty() => self.written(written),
                 Some(read) = self.reads.next(), if !self.reads.is_empty() => self.read(read),
                 Some(wake) = ticket.wakes.recv() => self.wake(wake),
@@ -252,6 +301,8 @@ impl<'a> Link<'a> {
             if ticket.fell_behind() {
                 let snapshot = self.shared.registry.snapshot(&self.region, self.lanes);
                 self.catch_up(snapshot);
+                self.tell_trust();
+                self.tell_agreements();
             }
         }
     }
@@ -285,6 +336,9 @@ impl<'a> Link<'a> {
                 }
             }
             Wake::Want(stream, from_seq, to_seq) => self.outbox.want(stream, from_seq, to_seq),
+            Wake::Replaced(stream) => self.deliver(Event::Replaced(stream)),
+            Wake::Trust => self.tell_trust(),
+            Wake::Agreement(signed) => self.tell_agreement(&signed),
         }
     }
 
@@ -375,6 +429,14 @@ impl<'a> Link<'a> {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Whether what the peer has shown was taken; never over while nothing is being looked at.
+async fn answered(trusting: &mut Option<oneshot::Receiver<Result<(), Reason>>>) -> bool {
+    match trusting {
+        Some(trusting) => matches!(trusting.await, Ok(Ok(()))),
+        None => std::future::pending().await,
     }
 }
 

@@ -68,7 +68,7 @@ impl Metrics {
         now: Timestamp,
     ) {
         let mut behind = behind(book, depths);
-        for region in book.directory().regions.keys() {
+        for region in book.trust().directory.regions.keys() {
             let of = Of { peer: region.to_string() };
             let links = connected.get(region).copied().unwrap_or(0);
             self.links.get_or_create(&of).set(gauge_value(links as u64));

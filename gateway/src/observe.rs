@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry as Shown;
 use runtime::connections::Connections;
 use runtime::health::{Check, State};
 use runtime::identity::Owner;
-use runtime::metrics::{Calls, Metrics as RuntimeMetrics};
+use runtime::metrics::{Calls, Metrics as RuntimeMetrics, Word};
 use runtime::observe::{Look, Observed};
 use runtime::tls::ServerTls;
 use runtime::{ErrorChain, Tasks};
@@ -20,9 +20,10 @@ use storage::gateway::Store;
 use storage::metrics::Stores;
 
 /// Methods that regions call.
-const METHODS: [&str; 4] = [
+const METHODS: [&str; 5] = [
     "wuling.exchange.v1.ExchangeService/Link",
     "wuling.exchange.v1.ExchangeService/Fetch",
+    "wuling.exchange.v1.ExchangeService/Refresh",
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
 ];
@@ -69,12 +70,18 @@ pub(crate) async fn spawn(
 impl Subject {
     async fn look(&self, metrics: &Metrics, runtime: &RuntimeMetrics) -> Vec<Check> {
         let now = self.clock.now();
-        let directory = self.book.directory();
+        let trust = self.book.trust();
+        let directory = &trust.directory;
         let authorities = directory.regions.keys().cloned().map(Owner::Region);
         let store = self.store.measure().await;
         let connected = self.registry.connected();
         let mut checks = vec![Check::store(store.disk_full())];
-        checks.extend(runtime.trust(&self.data, directory.created_at, &self.tls, authorities, now));
+        let word = Word {
+            signed_at: trust.signed_at(),
+            directory_at: directory.created_at,
+            key_expires_at: trust.key_expires_at,
+        };
+        checks.extend(runtime.trust(word, &self.tls, authorities, now));
         checks.push(check_regions(directory.regions.keys(), &connected));
         match self.store.list_depths().await {
             Ok(depths) => metrics.behind(&self.book, &connected, &depths, now),

@@ -3,6 +3,7 @@
 
 use domain::kernel::{Lane, Reason, RegionId};
 use domain::stream::{Position, StreamId};
+use proto::directory::v1::TrustSet;
 use proto::exchange::v1 as pb;
 use proto::exchange::v1::link_response::Frame;
 use proto::kernel::v1::SignedObject;
@@ -18,12 +19,16 @@ const DETAIL_BYTES_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct Outbox {
     welcome: Option<pb::Welcome>,
+    trust: Option<TrustSet>,
+    /// Each is told once a link, so there are never more than the peer has agreements.
+    agreements: VecDeque<SignedObject>,
     pong: Option<u64>,
     ping: Option<u64>,
     credit: [u32; Lane::ALL.len()],
     refusals: VecDeque<pb::Refusal>,
     stored: Newest<StreamId, Position>,
     wants: Newest<(StreamId, u64), u64>,
+    replaced: Newest<(StreamId, u64), u64>,
     receipts: Newest<(StreamId, RegionId), SignedObject>,
     heads: Newest<StreamId, SignedObject>,
     last: Option<Frame>,
@@ -40,6 +45,18 @@ impl Outbox {
     /// The link is open.
     pub fn welcome(&mut self, welcome: pb::Welcome) {
         self.welcome = Some(welcome);
+    }
+
+    /// What the authority has signed.
+    pub fn trust(&mut self, set: TrustSet) {
+        // What was not sent yet may hold the directory that this one leaves out.
+        let directory = set.directory.or_else(|| self.trust.take()?.directory);
+        self.trust = Some(TrustSet { directory, ..set });
+    }
+
+    /// An agreement version; what is sealed under it comes after it.
+    pub fn agreement(&mut self, signed: SignedObject) {
+        self.agreements.push_back(signed);
     }
 
     /// A ping of ours.
@@ -69,6 +86,11 @@ impl Outbox {
         self.wants.set((stream, to_seq), from_seq);
     }
 
+    /// Each packaging of a range is deleted.
+    pub fn replaced(&mut self, stream: StreamId, (from_seq, to_seq): (u64, u64)) {
+        self.replaced.set((stream, from_seq), to_seq);
+    }
+
     /// A party's receipt.
     pub fn receipt(&mut self, stream: StreamId, party: RegionId, signed: SignedObject) {
         self.receipts.set((stream, party), signed);
@@ -94,15 +116,31 @@ impl Outbox {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        let Self { welcome, pong, ping, credit, refusals, stored, wants, receipts, heads, last } =
-            self;
+        let Self {
+            welcome,
+            trust,
+            agreements,
+            pong,
+            ping,
+            credit,
+            refusals,
+            stored,
+            wants,
+            replaced,
+            receipts,
+            heads,
+            last,
+        } = self;
         welcome.is_none()
+            && trust.is_none()
+            && agreements.is_empty()
             && pong.is_none()
             && ping.is_none()
             && credit.iter().all(|bytes| *bytes == 0)
             && refusals.is_empty()
             && stored.order.is_empty()
             && wants.order.is_empty()
+            && replaced.order.is_empty()
             && receipts.order.is_empty()
             && heads.order.is_empty()
             && last.is_none()
@@ -112,6 +150,12 @@ impl Outbox {
     pub fn pop(&mut self) -> Option<Frame> {
         if let Some(welcome) = self.welcome.take() {
             return Some(Frame::Welcome(welcome));
+        }
+        if let Some(trust) = self.trust.take() {
+            return Some(Frame::Trust(trust));
+        }
+        if let Some(signed) = self.agreements.pop_front() {
+            return Some(Frame::Agreement(signed));
         }
         if let Some(token) = self.pong.take() {
             return Some(Frame::Ping(pb::Ping { reply: true, token }));
@@ -134,6 +178,10 @@ impl Outbox {
         if let Some(((stream, to_seq), from_seq)) = self.wants.pop() {
             let stream = Some((&stream).into());
             return Some(Frame::Want(pb::Want { stream, from_seq, to_seq }));
+        }
+        if let Some(((stream, from_seq), to_seq)) = self.replaced.pop() {
+            let stream = Some((&stream).into());
+            return Some(Frame::Replaced(pb::Replace { stream, from_seq, to_seq }));
         }
         if let Some((_, receipt)) = self.receipts.pop() {
             return Some(Frame::Receipt(receipt));

@@ -6,6 +6,7 @@ use crate::streams::{StreamState, Streams};
 use bytes::Bytes;
 use domain::kernel::{Lane, RegionId};
 use domain::stream::{Position, StreamId};
+use proto::kernel::v1::SignedObject;
 use proto::link::Assembler;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +35,12 @@ pub enum Wake {
     Head(StreamId, Bytes),
     /// A recipient lacks a range that this peer wrote.
     Want(StreamId, u64, u64),
+    /// The authority's word is newer.
+    Trust,
+    /// Packagings of a stream for this peer were deleted.
+    Replaced(StreamId),
+    /// An agreement version that concerns the peer.
+    Agreement(SignedObject),
 }
 
 /// A link's place in the registry.
@@ -155,6 +162,37 @@ impl Registry {
         }
     }
 
+    /// Ends the links of these regions; what they may have now, they get when they dial again.
+    pub fn displace(&self, whose: impl Fn(&RegionId) -> bool) {
+        let inner = self.inner();
+        let links = inner.links.iter().filter(|(region, _)| whose(region));
+        links.flat_map(|(_, links)| links).for_each(|link| link.displaced.cancel());
+    }
+
+    /// Tells every link.
+    pub fn tell_all(&self, wake: &Wake) {
+        for link in self.inner().links.values().flatten() {
+            link.tell(wake.clone());
+        }
+    }
+
+    /// Tells the recipients of a stream that packagings of it were deleted.
+    pub fn tell_replaced(&self, stream: &StreamId) {
+        let recipients = self.recipients(stream);
+        let inner = self.inner();
+        for region in &recipients {
+            inner.tell(region, stream.lane, Wake::Replaced(stream.clone()));
+        }
+    }
+
+    /// Tells each of these regions of an agreement version, once.
+    pub fn tell_agreement(&self, regions: &[RegionId], signed: &SignedObject) {
+        let inner = self.inner();
+        for link in regions.iter().filter_map(|region| inner.links.get(region)?.last()) {
+            link.tell(Wake::Agreement(signed.clone()));
+        }
+    }
+
     /// How many links each region has that is connected.
     pub fn connected(&self) -> BTreeMap<RegionId, usize> {
         self.inner().links.iter().map(|(region, links)| (region.clone(), links.len())).collect()
@@ -167,19 +205,27 @@ impl Registry {
         let mut snapshot = Snapshot::default();
         let streams = versions.into_iter().flat_map(|version| inner.streams.of_version(version));
         for (stream, StreamState { last, head, receipts, .. }) in
-            streams.filter(|(stream, _)| lanes.contains(stream.lane))
+            streams.filter(|(stream, _)| lanes.contains(stream.lane) && self.is_believed(stream))
         {
             if stream.origin == *region {
                 snapshot.written.push((stream.clone(), *last));
             } else {
                 snapshot.received.push((stream.clone(), *last, head.clone()));
             }
+            // One who came back with another key is another.
+            let terms = self.book.terms_of(stream);
             let receipts = receipts
                 .iter()
+                .filter(|(party, _)| terms.as_ref().is_some_and(|terms| terms.admits(party)))
                 .map(|(party, (at, signed))| (stream.clone(), party.clone(), *at, signed.clone()));
             snapshot.receipts.extend(receipts);
         }
         snapshot
+    }
+
+    /// Whether the origin of a stream is in the linkage still: nobody takes the rest of it from one who is not.
+    fn is_believed(&self, stream: &StreamId) -> bool {
+        self.book.terms_of(stream).is_some_and(|terms| terms.admits(&stream.origin))
     }
 
     /// How far a stream is stored; 0 where nothing is.
@@ -263,10 +309,16 @@ impl Registry {
 impl Inner {
     fn tell(&self, region: &RegionId, lane: Lane, wake: Wake) {
         let links = self.links.get(region).into_iter().flatten();
-        if let Some(link) = links.rev().find(|link| link.lanes.contains(lane))
-            && link.wakes.try_send(wake).is_err()
-        {
-            link.behind.store(true, Ordering::Release);
+        if let Some(link) = links.rev().find(|link| link.lanes.contains(lane)) {
+            link.tell(wake);
+        }
+    }
+}
+
+impl Handle {
+    fn tell(&self, wake: Wake) {
+        if self.wakes.try_send(wake).is_err() {
+            self.behind.store(true, Ordering::Release);
         }
     }
 }

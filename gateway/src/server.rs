@@ -5,7 +5,7 @@ use crate::config::{Config, Limits};
 use crate::observe::{self, Subject};
 use crate::registry::Registry;
 use crate::service::{Service, Shared};
-use crate::trust::{self, Own};
+use crate::trust::{self, Heard, Linkage, Own};
 use domain::kernel::{Clock, Entropy, GatewayId};
 use prost::Message as _;
 use proto::exchange::v1::exchange_service_server::ExchangeServiceServer;
@@ -19,8 +19,9 @@ use runtime::limits::Layers;
 use runtime::metrics::Calls;
 use runtime::pki::{Authority, PkiError};
 use runtime::tls::{ClientAuth, ServerTls, TlsError};
+use runtime::trust_folder::{TrustFolder, TrustFolderError};
 use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
-use seal::trust::TrustError;
+use seal::trust::{TrustError, believe};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -29,8 +30,10 @@ use std::time::Duration;
 use storage::gateway::{Committed, Store};
 use storage::{OpenError, ReadError, Writer};
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::mpsc;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 /// What a gateway's data folder is.
 pub const FORMAT: Format = Format { name: "gateway", number: 1 };
@@ -58,12 +61,12 @@ pub enum ServerError {
         /// The file.
         path: PathBuf,
     },
-    /// A signed object is not believed.
-    #[error("the linkage's directory is not believed")]
-    Trust(#[from] TrustError),
+    /// What makes the linkage believed cannot be read or is not believed.
+    #[error(transparent)]
+    Trust(#[from] TrustFolderError<TrustError>),
     /// The gateway is not in the directory.
     #[error(
-        "gateway {0} is not in the directory with the certificate of this folder: ask the authority to add it"
+        "gateway {0} is revoked, or not in the directory with the certificate of this folder: ask the authority to add it"
     )]
     NotListed(GatewayId),
     /// The store cannot be opened.
@@ -92,7 +95,7 @@ pub struct Gateway {
     listener: Listener,
     /// Held, so that no second process works on the folder.
     data: DataDir,
-    book: Book,
+    trust: Linkage,
     authority: Authority,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -112,19 +115,14 @@ impl Gateway {
         let config = Config { limits: Limits { peer: limits, ..config.limits }, ..config };
         runtime::tls::install_provider();
         let data = DataDir::open(&config.data, FORMAT)?;
-        let trust = data.path().join("trust");
-        let root = trust.join("root.pub");
-        let root = read(&root)?.try_into().map_err(|_| ServerError::Damaged { path: root })?;
-        let key = read(&trust.join("directory-key.signed"))?;
-        let signed = read(&trust.join("directory.signed"))?;
-        let directory = seal::trust::directory(&root, &key, &signed, clock.now())?;
+        let trust = TrustFolder::open(data.path(), clock.now(), believe)?;
         let authority = authority(&data.path().join("gateway"))?;
-        let listed = directory.gateways.get(&config.gateway_id);
+        let listed = trust.held().find_gateway(&config.gateway_id);
         if listed.is_none_or(|listed| listed.authority_certificate != authority.certificate_der()) {
             return Err(ServerError::NotListed(config.gateway_id));
         }
         let listener = Listener::bind(config.listen).await?;
-        Ok(Self { config, listener, data, book: Book::new(directory), authority, clock, entropy })
+        Ok(Self { config, listener, data, trust, authority, clock, entropy })
     }
 
     /// Where it will serve.
@@ -137,11 +135,11 @@ impl Gateway {
     /// # Errors
     /// When a part of it failed or had to be cut off.
     pub async fn serve(self, shutdown: Shutdown) -> Result<(), ServerError> {
-        let Self { config, listener, data, book, authority, clock, entropy } = self;
+        let Self { config, listener, data, trust, authority, clock, entropy } = self;
         let tasks = Tasks::new(shutdown);
         let addr = listener.addr();
-        let book = Arc::new(book);
-        let mut own = own(&config, addr, authority, &book, &data, &clock);
+        let book = Arc::new(Book::new(Arc::clone(trust.held())));
+        let mut own = own(&config, addr, (authority, trust), &book, &data, &clock);
         let (keys, trust) = own.keys()?;
         let tls = ServerTls::new(&keys, trust, ClientAuth::Optional)?;
         let (store, registry) = open(&tasks, data.path(), &config.gateway_id, &book).await?;
@@ -156,8 +154,12 @@ impl Gateway {
         };
         let (calls, metrics) =
             observe::spawn(subject, &connections, &tasks, config.metrics_listen).await;
-        let trusting = own.run(tls.clone(), connections.clone(), tasks.soft().clone());
-        tasks.spawn("gateway.trust", OnExit::Log, trusting);
+        let heard = Heard {
+            tls: tls.clone(),
+            connections: connections.clone(),
+            registry: Arc::clone(&registry),
+        };
+        let offers = trusting(&tasks, own, heard);
         let Config { gateway_id, limits, shutdown_grace_s, .. } = config;
         let grace = Duration::from_secs(shutdown_grace_s);
         let conduct = Conduct::new(&limits.peer);
@@ -171,6 +173,7 @@ impl Gateway {
             book,
             registry,
             store,
+            offers,
             limits,
             tls,
             metrics,
@@ -181,13 +184,8 @@ impl Gateway {
         let router = router(&limits.peer, &calls, &conduct, Service(Arc::new(shared)));
         let router = router.add_service(health_service);
 
-        let unready = async {
-            tasks.soft().cancelled().await;
-            // Readiness off.
-            health.set_not_serving::<ExchangeServiceServer<Service>>().await;
-            health.set_service_status("", ServingStatus::NotServing).await;
-        };
         // Stop accepting; links watch the same token, tell their regions when to come back, and end.
+        let unready = unready(&tasks, &health);
         let mut served = pin!(router.serve_with_incoming_shutdown(incoming, unready));
         let served = tokio::select! {
             // Neither arm holds anything: what still serves goes on below.
@@ -207,11 +205,26 @@ impl Gateway {
     }
 }
 
+/// Waits for the soft stop, and says that it serves no more.
+async fn unready(tasks: &Tasks, health: &HealthReporter) {
+    tasks.soft().cancelled().await;
+    health.set_not_serving::<ExchangeServiceServer<Service>>().await;
+    health.set_service_status("", ServingStatus::NotServing).await;
+}
+
+/// Starts what keeps certificate and trust fresh; gives where that goes which peers show.
+fn trusting(tasks: &Tasks, own: Own, heard: Heard) -> mpsc::Sender<trust::Offer> {
+    let (offers, offered) = mpsc::channel(trust::OFFERS_QUEUED_MAX);
+    let trusting = own.run(heard, offered, tasks.soft().clone());
+    tasks.spawn("gateway.trust", OnExit::Log, trusting);
+    offers
+}
+
 /// What the gateway shows and trusts.
 fn own(
     config: &Config,
     addr: SocketAddr,
-    authority: Authority,
+    (authority, folder): (Authority, Linkage),
     book: &Arc<Book>,
     data: &DataDir,
     clock: &Arc<dyn Clock>,
@@ -221,6 +234,7 @@ fn own(
         names: config.names.clone(),
         ip: addr.ip(),
         authority,
+        folder,
         book: Arc::clone(book),
         lists: trust::lists(data.path()),
         clock: Arc::clone(clock),
@@ -250,8 +264,11 @@ async fn open(
     for row in store.list_agreements().await? {
         let signed = SignedObject::decode(row.signed)
             .map_err(|_| ServerError::Damaged { path: path.clone() })?;
-        match seal::trust::agreement(&signed, book.directory()) {
-            Ok(agreement) => drop(book.learn(&agreement)),
+        let version = row.version.checked_sub(1).map(|before| (row.agreement, before));
+        let before = version.and_then(|before| book.terms(before));
+        let before = before.as_ref().map(|before| &before.agreement);
+        match seal::trust::agreement_again(&signed, before, &book.trust().directory) {
+            Ok(agreement) => drop(book.learn(&agreement, &signed)),
             // A party may have left the directory; the others may show the version that follows.
             Err(error) => tracing::warn!(
                 agreement.id = %row.agreement,

@@ -7,16 +7,20 @@ use crate::link;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::status;
+use crate::trust::{self, Offer};
 use domain::kernel::{Clock, Entropy, GatewayId, Reason, RegionId};
+use proto::directory::v1::TrustSet;
 use proto::exchange::v1::exchange_service_server::ExchangeService;
-use proto::exchange::v1::{FetchRequest, FetchResponse, LinkRequest, LinkResponse};
+use proto::exchange::v1::{
+    FetchRequest, FetchResponse, LinkRequest, LinkResponse, RefreshRequest, RefreshResponse,
+};
 use runtime::connections::Peer;
-use runtime::identity::{Identity, Owner};
+use runtime::identity::Identity;
 use runtime::tls::ServerTls;
 use runtime::{OnExit, Tasks};
 use std::sync::Arc;
 use storage::gateway::Store;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
@@ -29,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) book: Arc<Book>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) store: Store,
+    /// Where trust goes that peers show.
+    pub(crate) offers: mpsc::Sender<Offer>,
     pub(crate) limits: Limits,
     /// Asked whose certificates are known to be good now.
     pub(crate) tls: ServerTls,
@@ -39,10 +45,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Whether it is not known what a region's authority has revoked since: it then has the alert lane
-    /// alone, which harms least and matters most.
-    pub(crate) fn is_stale(&self, region: &RegionId) -> bool {
-        self.tls.is_stale(&Owner::Region(region.clone()), self.clock.now())
+    /// Whether a region may have the alert lane alone.
+    pub(crate) fn is_restricted(&self, region: &RegionId) -> bool {
+        trust::is_restricted(region, &self.book.trust(), &self.tls, self.clock.now())
     }
 }
 
@@ -71,6 +76,27 @@ impl ExchangeService for Service {
     ) -> Result<Response<FetchResponse>, Status> {
         let region = certified(request.extensions())?;
         fetch::fetch(&self.0, region, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn refresh(
+        &self,
+        request: Request<RefreshRequest>,
+    ) -> Result<Response<RefreshResponse>, Status> {
+        let region = certified(request.extensions())?;
+        if let Some(set) = request.into_inner().trust.filter(|set| *set != TrustSet::default()) {
+            let (taken, answer) = oneshot::channel();
+            let offer = Offer { set, taken: Some(taken) };
+            let busy = |_| status::refused(Reason::ServerBusy);
+            self.0.offers.try_send(offer).map_err(busy)?;
+            answer
+                .await
+                .map_err(|_| status::refused(Reason::ServerBusy))?
+                .map_err(status::refused)?;
+        }
+        let trust = self.0.book.trust();
+        let mark = Some(trust.mark().into());
+        let trust = region.map(|_| trust.signed().clone());
+        Ok(Response::new(RefreshResponse { trust, mark }))
     }
 }
 

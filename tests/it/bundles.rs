@@ -184,6 +184,10 @@ async fn a_bundle_is_believed_no_further_than_its_signatures_go() {
             Part::Agreement(object) | Part::Head(object) | Part::Receipt(object) => {
                 object.signatures[0].signature = flip(&object.signatures[0].signature);
             }
+            Part::Trust(set) => {
+                let freshness = set.freshness.as_mut().unwrap();
+                freshness.signatures[0].signature = flip(&freshness.signatures[0].signature);
+            }
             Part::Header(_) | Part::End(_) => return None,
         }
         Some(parts)

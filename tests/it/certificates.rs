@@ -131,6 +131,8 @@ async fn link(door: &Door, tls: &ClientTls, lanes: &[Lane]) -> Result<Vec<i32>, 
                     lanes: lanes.to_vec(),
                     applied: Vec::new(),
                     software: "test".to_owned(),
+                    trust: Default::default(),
+                    agreements: Vec::new(),
                 };
                 let frame = Some(Say::Hello(hello.sign(&key)));
                 out.send(exchange::LinkRequest { frame }).await.unwrap();

@@ -48,11 +48,15 @@ pub(crate) async fn report(phone: &mut Phone, change: Change) -> RecordId {
 }
 
 pub(crate) async fn accept(desk: &Phone, record: RecordId) {
+    transition(desk, record, risk::EventVerb::Accept).await;
+}
+
+pub(crate) async fn transition(desk: &Phone, record: RecordId, verb: risk::EventVerb) {
     let request = risk::TransitionEventRequest {
         request_id: OperationId::mint(SystemClock.now(), &SystemEntropy).as_bytes().to_vec().into(),
         record_id: record.as_bytes().to_vec().into(),
         etag: None,
-        verb: risk::EventVerb::Accept.into(),
+        verb: verb.into(),
         level: 0,
         handling_unit: String::new(),
     };
@@ -184,19 +188,19 @@ async fn a_dry_run_counts_what_new_terms_would_show_and_shows_nothing() {
     };
     // The agreement that is in force, and terms to replace it: grave events alone, to about 1 km.
     let in_force = std::fs::read_dir(world.path("a/regions").join(A).join("agreements")).unwrap();
-    let (mut clauses, mut id) = (Vec::new(), None);
+    let (mut clauses, mut before) = (Vec::new(), None);
     for entry in in_force {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         let object = proto::kernel::v1::SignedObject::decode(&bytes[..]).unwrap();
-        let agreement = proto::convert::agreement::decode(&object.body, [0; 32]).unwrap();
+        let agreement = seal::trust::read_agreement(&object).unwrap();
         if agreement.has_party(&region(B)) {
-            (clauses, id) = (agreement.clauses, Some(agreement.agreement_id));
+            (clauses, before) = (agreement.clauses.clone(), Some(Box::new(agreement)));
         }
     }
     let propose = |clauses: Vec<Clause>, name: &str| {
         let parties = vec![region(A), region(B)];
         let terms = Terms::plain(AgreementForm::Agreement, "新条款".to_owned(), parties, clauses);
-        let terms = Terms { supersedes: id.map(|id| (id, 1)), ..terms };
+        let terms = Terms { supersedes: before.clone(), ..terms };
         let now = SystemClock.now();
         let directory = linkage::read_directory(&world.path("a"), now).unwrap();
         let object = linkage::propose(&directory, terms, now, &SystemEntropy).unwrap();

@@ -147,13 +147,13 @@ fn payloads(canaries: &mut Canaries) -> [Change; 6] {
 }
 
 /// How often bytes are found.
-fn count(haystack: &[u8], needle: &[u8]) -> usize {
+pub(crate) fn count(haystack: &[u8], needle: &[u8]) -> usize {
     let begins = haystack.iter().enumerate().filter(|(_, byte)| **byte == needle[0]);
     begins.filter(|(at, _)| haystack[*at..].starts_with(needle)).count()
 }
 
 /// Every byte of every file below a folder.
-fn files(dir: &Path) -> Vec<u8> {
+pub(crate) fn files(dir: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

@@ -109,10 +109,10 @@ async fn slow_handshakes_take_no_room_from_honest_ones() {
     let limits = "handshake_timeout_ms = 2000\nhandshakes_pending_max = 64\nconnections_max = 120";
     for class in [Class::Device, Class::Peer] {
         let door = Arc::new(Door::open(class, limits).await);
-        let files = door.files();
+        let sockets = door.sockets();
         let attack = async {
             let mut slow = slow_handshakes(&door, 400).await;
-            assert!(door.files() <= files + 64 + 16, "{class:?}: {} files", door.files());
+            assert!(door.sockets() <= sockets + 64 + 16, "{class:?}: {} sockets", door.sockets());
             for byte in 0..4 {
                 assert!(door.lets_in(&door.nobody()).await, "{class:?}: no room");
                 for tcp in &mut slow {

@@ -147,6 +147,8 @@ const TAKES: &[(&str, Take)] = &[
         let request = agreement::DryRunAgreementRequest::decode(bytes);
         request.is_ok_and(|request| agreed(&request.agreement))
     }),
+    ("wuling.agreement.v1.EraseRecordRequest", plain::<agreement::EraseRecordRequest>),
+    ("wuling.agreement.v1.ListErasuresRequest", plain::<agreement::ListErasuresRequest>),
     ("wuling.agreement.v1.ExportBundleRequest", plain::<agreement::ExportBundleRequest>),
     ("wuling.agreement.v1.ImportBundleRequest", |bytes, verify| {
         agreement::ImportBundleRequest::decode(bytes).is_ok_and(|request| part(request, verify))
@@ -155,13 +157,29 @@ const TAKES: &[(&str, Take)] = &[
         exchange::LinkRequest::decode(bytes).is_ok_and(|request| link_request(request, verify))
     }),
     ("wuling.exchange.v1.FetchRequest", fetch),
+    ("wuling.exchange.v1.RefreshRequest", |bytes, _| {
+        let request = exchange::RefreshRequest::decode(bytes);
+        request.is_ok_and(|request| request.trust.is_some_and(trusted))
+    }),
 ];
+
+/// The bodies that a trust set carries, as if each were signed well.
+fn trusted(set: directory::TrustSet) -> bool {
+    let directory::TrustSet { directory_key, directory, freshness } = set;
+    let key = directory_key.is_none_or(|key| directory::DirectoryKey::decode(key.body).is_ok());
+    let listed =
+        directory.is_none_or(|listed| proto::convert::directory::decode(&listed.body).is_ok());
+    let fresh =
+        freshness.is_none_or(|fresh| proto::convert::freshness::decode(&fresh.body).is_ok());
+    key && listed && fresh
+}
 
 fn part(request: agreement::ImportBundleRequest, verify: bool) -> bool {
     use exchange::bundle_part::Part;
     match request.part.and_then(|part| part.part) {
         Some(Part::Header(_) | Part::End(_)) => true,
         Some(Part::Agreement(object)) => agreed(&object.body),
+        Some(Part::Trust(set)) => trusted(set),
         Some(Part::Segment(bytes)) => Segment::parse(bytes).is_ok(),
         Some(Part::Head(object) | Part::Receipt(object)) => object_of(&object, verify),
         None => false,
@@ -177,6 +195,10 @@ fn link_request(request: exchange::LinkRequest, verify: bool) -> bool {
         Some(Frame::Receipt(object) | Frame::Head(object)) => object_of(&object, verify),
         Some(Frame::Want(want)) => {
             want.stream.is_some_and(|stream| StreamId::try_from(stream).is_ok())
+        }
+        Some(Frame::Trust(set)) => trusted(set),
+        Some(Frame::Replace(replace)) => {
+            replace.stream.is_some_and(|stream| StreamId::try_from(stream).is_ok())
         }
         Some(Frame::Credit(_) | Frame::Ping(_)) => true,
         None => false,
@@ -342,6 +364,8 @@ fn peer_door(pool: &DescriptorPool) -> Vec<Sample> {
         lanes: Lane::ALL.to_vec(),
         applied: vec![(stream(), seal::chain::start(&stream()))],
         software: "test".to_owned(),
+        trust: Default::default(),
+        agreements: Vec::new(),
     };
     let (stream, now) = (stream(), SystemClock.now());
     let position = seal::chain::start(&stream);
@@ -386,7 +410,7 @@ fn link_door(pool: &DescriptorPool) -> Vec<Sample> {
     for choice in 0..3 {
         samples.push(Sample { bytes: filled(&of, choice, 0).encode_to_vec(), take });
     }
-    samples.push(Sample { bytes: entry::encode_start(&[1; 32]).to_vec(), take });
+    samples.push(Sample { bytes: entry::encode_start(&[1; 32], None).to_vec(), take });
     samples.push(Sample { bytes: sealed(), take: segment });
     samples.push(Sample {
         bytes: list(),
@@ -411,7 +435,7 @@ fn sealed() -> Vec<u8> {
     let stream = stream();
     let mut salt = [0; 16];
     SystemEntropy.fill(&mut salt);
-    let entries = [SaltedEntry { salt, entry: entry::encode_start(&[1; 32]) }];
+    let entries = [SaltedEntry { salt, entry: entry::encode_start(&[1; 32], None) }];
     let range = Range {
         stream: &stream,
         before: seal::chain::start(&stream),

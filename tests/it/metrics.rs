@@ -46,9 +46,9 @@ const AT_A_REGION: [&str; 7] = [
 /// At a gateway besides.
 const AT_A_GATEWAY: [&str; 2] = ["wuling_outbox_oldest_age_seconds", "wuling_frame_refusals"];
 /// Labels; the values of each are of a set that no caller can make larger.
-const LABELS: [&str; 13] = [
-    "check", "code", "file", "kind", "le", "method", "name", "outcome", "owner", "peer", "reason",
-    "region", "store",
+const LABELS: [&str; 14] = [
+    "check", "code", "file", "gateway", "kind", "le", "method", "name", "outcome", "owner", "peer",
+    "reason", "region", "store",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,7 +98,7 @@ async fn all_that_must_be_measured_is_and_a_cut_line_shows_with_its_reason() {
     let of_a = format!("region=\"{A}\"");
     let depth = async || {
         let metrics = metrics(ports.a).await;
-        let at = |name| value(&metrics, name, &[&of_a]).unwrap();
+        let at = |name| value(&metrics, name, &[&of_a, "gateway=\"gateway-1\""]).unwrap();
         let to_b = value(&metrics, "wuling_outbox_depth_entries", &[&of_a, &peer]).unwrap();
         (to_b, at("wuling_outbox_unstored_entries"), at("wuling_link_up_links"))
     };

@@ -61,13 +61,21 @@ async fn a_bad_flag_is_one_line_and_exit_code_64() {
 async fn every_mistake_of_a_configuration_is_told_with_its_line_and_exit_code_64() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("server.toml");
-    let region =
-        "data = \"x\"\nlisten = \"nowhere\"\n[[regions]]\nid = \"Not A Slug\"\ngateway = \"gw\"\n";
+    let region = "data = \"x\"\nlisten = \"nowhere\"\n[[regions]]\nid = \"Not A Slug\"\n\
+                  gateways = [{ id = \"gw\" }, { id = \"A B\" }, { id = \"gw\" }]\n\
+                  [[regions]]\nid = \"a\"\ngateways = []\n";
     let gateway = "gateway_id = \"A B\"\ndata = \"x\"\nlisten = \"nowhere\"\n";
-    for (name, text, mistakes) in [
-        ("wuling-region", region, [(2, "listen"), (3, "regions")]),
-        ("wuling-gateway", gateway, [(1, "gateway_id"), (3, "listen")]),
-    ] {
+    let in_region = [
+        (2, "listen"),
+        (4, "regions.0.id"),
+        (5, "regions.0.gateways.1.id"),
+        (5, "regions.0.gateways.2.id"),
+        (8, "regions.1.gateways"),
+    ];
+    let in_gateway = [(1, "gateway_id"), (3, "listen")];
+    for (name, text, mistakes) in
+        [("wuling-region", region, &in_region[..]), ("wuling-gateway", gateway, &in_gateway[..])]
+    {
         fs::write(&config, text).unwrap();
         let said = refused(name, &["--config", config.to_str().unwrap()], USAGE).await;
         assert_eq!(said.len(), mistakes.len(), "{name} said: {said:#?}");
@@ -144,6 +152,16 @@ async fn keys_that_the_directory_does_not_list_are_one_line() {
     refused_for("wuling-region", &config, FAILURE, &[A, "not in the directory"]).await;
     let config = gateway_config(dir.path(), free_port());
     refused_for("wuling-gateway", &config, FAILURE, &["gateway-1", "not in the directory"]).await;
+}
+
+#[tokio::test]
+async fn a_region_of_whose_gateways_the_directory_lists_none_is_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    set_up(dir.path()).await;
+    let config = region_config(dir.path(), "b", free_port(), free_port());
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("gateway-1", "gateway-9")).unwrap();
+    refused_for("wuling-region", &config, FAILURE, &["names no gateway", B]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

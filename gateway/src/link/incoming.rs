@@ -3,6 +3,7 @@
 use super::Link;
 use crate::delivery::Event;
 use crate::intake::{self, Refused};
+use crate::trust::Offer;
 use bytes::Bytes;
 use domain::kernel::{Lane, Reason, ReasonKind};
 use domain::stream::{Position, StreamId};
@@ -15,6 +16,7 @@ use runtime::ErrorChain;
 use std::time::Duration;
 use storage::WriteError;
 use storage::gateway::{SegmentVerdict, SegmentWrite, Store};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// Bad frames of one link, after which it is closed: each costs a check of a signature.
@@ -33,6 +35,7 @@ pub(super) enum Written {
         bytes: usize,
         outcome: Result<SegmentVerdict, WriteError>,
     },
+    Replaced(StreamId, (u64, u64), Result<(), WriteError>),
     Other(Result<(), WriteError>),
 }
 
@@ -44,6 +47,7 @@ impl Link<'_> {
             Some(Frame::Receipt(object)) => self.receipt(&object),
             Some(Frame::Head(object)) => self.head(&object),
             Some(Frame::Agreement(object)) => self.agreement(&object),
+            Some(Frame::Replace(replace)) => self.replace(replace),
             Some(Frame::Credit(credit)) => self.granted(credit),
             Some(Frame::Want(want)) => match intake::want(&self.shared.book, &self.region, want) {
                 Ok((stream, from_seq)) if self.lanes.contains(stream.lane) => {
@@ -55,6 +59,12 @@ impl Link<'_> {
             },
             Some(Frame::Ping(ping)) if ping.reply => {}
             Some(Frame::Ping(ping)) => self.outbox.pong(ping.token),
+            // One that cannot be looked at now is shown again with the next link.
+            Some(Frame::Trust(set)) => {
+                let (taken, answer) = oneshot::channel();
+                let offer = Offer { set, taken: Some(taken) };
+                self.trusting = self.shared.offers.try_send(offer).ok().map(|()| answer);
+            }
             Some(Frame::Hello(_)) => self.violation("a second hello"),
             None => self.violation("a frame of no known kind"),
         }
@@ -126,6 +136,11 @@ impl Link<'_> {
                     Err(error) => self.unwritten(error),
                 }
             }
+            Written::Replaced(stream, range, Ok(())) => {
+                self.shared.registry.tell_replaced(&stream);
+                self.outbox.replaced(stream, range);
+            }
+            Written::Replaced(_, _, Err(error)) => self.unwritten(error),
             Written::Other(Ok(())) => {}
             // What has no answer comes again with the next of its kind, or the next link.
             Written::Other(Err(WriteError::DiskFull)) => {}
@@ -213,13 +228,30 @@ impl Link<'_> {
         }
     }
 
+    fn replace(&mut self, replace: pb::Replace) {
+        match intake::replace(&self.shared.book, &self.region, replace) {
+            Ok((stream, range)) => {
+                let store = self.shared.store.clone();
+                let deleted = async move {
+                    let outcome = store.replace(stream.clone(), range).await;
+                    Written::Replaced(stream, range, outcome)
+                };
+                self.writes.push_back(deleted.boxed());
+            }
+            Err(refused) => self.refuse(&refused),
+        }
+    }
+
     fn agreement(&mut self, object: &SignedObject) {
+        self.holds.insert(seal::key::sha256(&object.body));
         match intake::agreement(&self.shared.book, &self.region, object) {
             Ok(None) => {}
             Ok(Some((agreement, row))) => {
                 // Known from here on: the segments behind it are written after it, never before.
-                let terms = self.shared.book.learn(&agreement);
-                if terms.sha256 == agreement.sha256 {
+                let terms = self.shared.book.learn(&agreement, object);
+                if terms.agreement.sha256 == agreement.sha256 {
+                    let concerned = self.shared.book.concerned(&terms);
+                    self.shared.registry.tell_agreement(&concerned, object);
                     let store = self.shared.store.clone();
                     let kept = async move { store.keep_agreement(row).await };
                     self.writes.push_back(kept.map(Written::Other).boxed());
@@ -227,7 +259,7 @@ impl Link<'_> {
                     let (id, version) = (agreement.agreement_id, agreement.version);
                     tracing::error!(agreement.id = %id, agreement.version = version, "an agreement was forked");
                     self.outbox.refuse(
-                        Reason::StreamForked,
+                        Reason::AgreementForked,
                         None,
                         "another text of this version is known",
                     );

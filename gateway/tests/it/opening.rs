@@ -5,7 +5,8 @@ use crate::world::{World, Writer, in_time, region};
 use domain::kernel::{GatewayId, Lane, Reason};
 use proto::exchange::v1 as pb;
 use proto::exchange::v1::link_request::Frame as Request;
-use seal::key::SigningKey;
+use seal::key::{SigningKey, sha256};
+use seal::signed::Hello;
 use tonic::Code;
 
 #[tokio::test]
@@ -90,7 +91,8 @@ async fn a_region_behind_a_front_is_admitted_by_its_hello_and_may_not_fetch() {
     let dialled = world.dial(serving.addr, None).await.unwrap();
     let hello = world.hello("a", dialled.nonce, &[]).sign(&world.regions[&region("a")].signing);
     let link = dialled.enter(hello).await;
-    assert_eq!(link.welcome, pb::Welcome::default());
+    let trust = Some(pb::TrustMark { directory_version: 1, freshness_time: None });
+    assert_eq!(link.welcome, pb::Welcome { trust, ..pb::Welcome::default() });
     let (agreement, _) = world.agree(&["a", "b"]);
     let writer = Writer::new(&world, "a", agreement, &["a", "b"], Lane::Alert);
     let stream = Some((&writer.stream).into());
@@ -108,6 +110,30 @@ async fn a_newer_link_of_a_region_takes_the_place_of_the_older() {
     let mut newer = world.link(serving.addr, "a", &[]).await;
     older.ended().await;
     assert!(newer.until_pong().await.is_empty());
+    serving.stop().await;
+}
+
+#[tokio::test]
+async fn a_version_is_told_to_those_whom_it_concerns_and_who_do_not_hold_it() {
+    let world = World::new();
+    let serving = world.serve().await;
+    let (_, signed) = world.agree(&["a", "b"]);
+    let mut early = world.link(serving.addr, "b", &[]).await;
+    let mut stranger = world.link(serving.addr, "c", &[]).await;
+    let a = world.link(serving.addr, "a", &[]).await;
+    a.send(Request::Agreement(signed.clone())).await;
+    assert_eq!(early.next_agreement().await, signed);
+    // Who dials later is told, once; who says that it holds it is not.
+    let mut later = world.link(serving.addr, "b", &[]).await;
+    assert_eq!(later.next_agreement().await, signed);
+    assert!(later.agreements_until_pong().await.is_empty());
+    assert!(stranger.agreements_until_pong().await.is_empty());
+    let own = world.certificate("b", "b");
+    let dialled = world.dial(serving.addr, Some(&own)).await.unwrap();
+    let held = vec![sha256(&signed.body)];
+    let hello = Hello { agreements: held, ..world.hello("b", dialled.nonce, &[]) };
+    let mut holder = dialled.enter(hello.sign(&world.regions[&region("b")].signing)).await;
+    assert!(holder.agreements_until_pong().await.is_empty());
     serving.stop().await;
 }
 
@@ -132,7 +158,7 @@ async fn a_folder_that_is_not_of_a_listed_gateway_is_refused() {
     let entropy = std::sync::Arc::new(runtime::clock::SystemEntropy);
     let refused = gateway::Gateway::bind(config, clock, entropy).await.err().unwrap();
     assert!(matches!(refused, gateway::ServerError::NotListed(_)), "{refused:?}");
-    world.write("trust/directory.signed", b"nothing");
+    world.write("trust/linkage.signed", b"nothing");
     let refused = world.bind(world.config()).await.err().unwrap();
     assert!(matches!(refused, gateway::ServerError::Trust(_)), "{refused:?}");
 }

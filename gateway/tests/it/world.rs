@@ -1,8 +1,9 @@
 //! A linkage with three regions and a gateway, and a region's end of a link.
 
 use bytes::Bytes;
-use domain::agreement::{Agreement, AgreementForm, Clause, Grant, Party, Release};
+use domain::agreement::{Agreement, AgreementForm, Clause, Force, Grant, Party, Release};
 use domain::directory::{Directory, Gateway as ListedGateway, Region, RegionLevel};
+use domain::freshness::TrustMark;
 use domain::kernel::{
     AgreementId, Clock as _, Entropy as _, Epoch, GatewayId, Lane, LinkageId, Purpose, Reason,
     RegionId, Timestamp,
@@ -12,7 +13,7 @@ use domain::stream::{Position, StreamId};
 use gateway::{Config, Gateway, ServerError};
 use prost::Message as _;
 use proto::convert;
-use proto::directory::v1::DirectoryKey;
+use proto::directory::v1::{DirectoryKey, TrustSet};
 use proto::exchange::v1 as pb;
 use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
 use proto::exchange::v1::link_request::Frame as Request;
@@ -122,13 +123,15 @@ impl World {
             create_time: Some(convert::kernel::encode_time(now().plus_days(-1))),
             expire_time: Some(convert::kernel::encode_time(now().plus_days(89))),
         };
-        let sign =
-            |tag, body: Bytes, key| signed::sign(tag, body, trust::AUTHORITY, key).encode_to_vec();
+        let sign = |tag, body: Bytes, key| signed::sign(tag, body, trust::AUTHORITY, key);
         let directory = convert::directory::encode(&self.directory());
         self.write("trust/root.pub", &root.public());
-        let vouched = sign(tag::DIRECTORY_KEY, vouched.encode_to_vec().into(), &root);
-        self.write("trust/directory-key.signed", &vouched);
-        self.write("trust/directory.signed", &sign(tag::DIRECTORY, directory, &key));
+        let set = TrustSet {
+            directory_key: Some(sign(tag::DIRECTORY_KEY, vouched.encode_to_vec().into(), &root)),
+            directory: Some(sign(tag::DIRECTORY, directory, &key)),
+            freshness: None,
+        };
+        self.write("trust/linkage.signed", &set.encode_to_vec());
     }
 
     fn directory(&self) -> Directory {
@@ -156,6 +159,7 @@ impl World {
             created_at: now(),
             regions: listed.map(|region| (region.region_id.clone(), region)).collect(),
             gateways: [(gateway_id(), gateway)].into(),
+            freshness_key: None,
         }
     }
 
@@ -199,6 +203,8 @@ impl World {
             started_at: now().plus_days(-1),
             ended_at: now().plus_days(30),
             retention_days: None,
+            force: Force::InForce,
+            supersedes: None,
             sha256: [0; 32],
         };
         let body = convert::agreement::encode(&agreement);
@@ -276,6 +282,9 @@ impl World {
             lanes: LANES.to_vec(),
             applied: applied.iter().map(|(stream, at)| ((*stream).clone(), *at)).collect(),
             software: "test".to_owned(),
+            // As the gateway does, so that it has nothing to tell.
+            trust: TrustMark { directory_version: 1, freshness_at: None },
+            agreements: Vec::new(),
         }
     }
 
@@ -527,8 +536,28 @@ impl Link {
         while self.pull().await.is_some() {}
     }
 
-    /// Everything that came before the answer to a ping.
+    /// The next agreement version that the link is told of.
+    pub(crate) async fn next_agreement(&mut self) -> SignedObject {
+        let agreement = |got: &Got| match got {
+            Got::Frame(Frame::Agreement(signed)) => Some(signed.clone()),
+            _ => None,
+        };
+        self.wait(agreement).await
+    }
+
+    /// Agreement versions of which the link is told before the answer to a ping.
+    pub(crate) async fn agreements_until_pong(&mut self) -> Vec<Got> {
+        let came = self.all_until_pong().await.into_iter();
+        came.filter(|got| matches!(got, Got::Frame(Frame::Agreement(_)))).collect()
+    }
+
+    /// Everything that came before the answer to a ping, but for what the link was told of agreements.
     pub(crate) async fn until_pong(&mut self) -> Vec<Got> {
+        let came = self.all_until_pong().await.into_iter();
+        came.filter(|got| !matches!(got, Got::Frame(Frame::Agreement(_)))).collect()
+    }
+
+    async fn all_until_pong(&mut self) -> Vec<Got> {
         const TOKEN: u64 = 7_777;
         self.send(Request::Ping(pb::Ping { reply: false, token: TOKEN })).await;
         let mut came: Vec<_> = self.kept.drain(..).collect();

@@ -5,7 +5,9 @@ use super::patrol::CATEGORY_BYTES_MAX;
 use super::{Door, Path, Rules, Violations, outline};
 use crate::agreement::v1 as pb;
 use bytes::Bytes;
-use domain::agreement::{Agreement, Area, Clause, Party, Precision, Zone};
+use domain::agreement::{
+    ANNEX_HOURS_MAX, Agreement, AgreementForm, Area, Clause, Force, Party, Precision, Zone,
+};
 use domain::kernel::AgreementId;
 use prost::Message;
 
@@ -72,6 +74,8 @@ fn agreement(
         start_time,
         end_time,
         retention_days,
+        force,
+        supersedes_sha256,
     } = agreement;
     let agreement_id = door.id(at.field("agreement_id"), &agreement_id, AgreementId::from_slice);
     let version = door.number(at.field("version"), version, 1..=u32::MAX);
@@ -89,12 +93,16 @@ fn agreement(
     let ended_at = door.time(at.field("end_time"), end_time);
     let retention_days =
         door.number(at.field("retention_days"), retention_days, 0..=RETENTION_DAYS_MAX);
-    if let (Some(start), Some(end)) = (started_at, ended_at)
-        && end <= start
-    {
-        door.refuse::<()>(at.field("end_time"), "must be after start_time");
-    }
-    Some(Agreement {
+    let force = match force {
+        0 => Some(Force::InForce),
+        code => door.code(at.field("force"), code),
+    };
+    let supersedes = (!supersedes_sha256.is_empty()).then_some(supersedes_sha256);
+    let supersedes =
+        door.optional(at.field("supersedes_sha256"), supersedes, |door, at, sha256| {
+            door.array(at, &sha256)
+        });
+    let agreement = Agreement {
         agreement_id: agreement_id?,
         version: version?,
         form: form?,
@@ -105,8 +113,32 @@ fn agreement(
         started_at: started_at?,
         ended_at: ended_at?,
         retention_days: Some(retention_days?).filter(|days| *days > 0),
+        force: force?,
+        supersedes: supersedes?,
         sha256,
-    })
+    };
+    whole(door, at, &agreement);
+    Some(agreement)
+}
+
+/// What holds between the fields of one version.
+fn whole(door: &mut Door, at: Path<'_>, agreement: &Agreement) {
+    let Agreement { version, form, force, supersedes, started_at, ended_at, .. } = agreement;
+    if ended_at <= started_at {
+        door.refuse::<()>(at.field("end_time"), "must be after start_time");
+    }
+    if (*version == 1) != supersedes.is_none() {
+        let rule = "must be given in each version but the first";
+        door.refuse::<()>(at.field("supersedes_sha256"), rule);
+    }
+    let annex = *form == AgreementForm::Annex;
+    let hours = started_at.plus_millis(ANNEX_HOURS_MAX * 3_600_000);
+    if annex && *force == Force::InForce && *ended_at > hours {
+        door.refuse::<()>(at.field("end_time"), "must be within 72 hours of start_time");
+    }
+    if !annex && *force == Force::Ready {
+        door.refuse::<()>(at.field("force"), "must be one of an annex");
+    }
 }
 
 fn party(door: &mut Door, at: Path<'_>, party: pb::Party) -> Option<Party> {
@@ -179,6 +211,8 @@ impl From<&Agreement> for pb::Agreement {
             started_at,
             ended_at,
             retention_days,
+            force,
+            supersedes,
             sha256: _,
         } = agreement;
         Self {
@@ -192,6 +226,10 @@ impl From<&Agreement> for pb::Agreement {
             start_time: Some(encode_time(*started_at)),
             end_time: Some(encode_time(*ended_at)),
             retention_days: retention_days.unwrap_or(0),
+            force: force.code(),
+            supersedes_sha256: supersedes
+                .map(|sha256| Bytes::copy_from_slice(&sha256))
+                .unwrap_or_default(),
         }
     }
 }

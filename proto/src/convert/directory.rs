@@ -47,7 +47,8 @@ pub fn decode(body: &[u8]) -> Result<Directory, Violations> {
 }
 
 fn directory(door: &mut Door, at: Path<'_>, directory: pb::Directory) -> Option<Directory> {
-    let pb::Directory { linkage_id, version, create_time, regions, gateways } = directory;
+    let pb::Directory { linkage_id, version, create_time, regions, gateways, freshness_key } =
+        directory;
     let linkage_id = door.slug(at.field("linkage_id"), &linkage_id);
     let version = door.number(at.field("version"), version, 1..=u64::MAX);
     let created_at = door.time(at.field("create_time"), create_time);
@@ -57,12 +58,16 @@ fn directory(door: &mut Door, at: Path<'_>, directory: pb::Directory) -> Option<
     let gateways = door
         .list(at.field("gateways"), gateways, 0..=GATEWAYS_MAX, gateway)
         .and_then(|gateways| by_id(door, at.field("gateways"), gateways, |g| g.gateway_id.clone()));
+    let freshness_key = (!freshness_key.is_empty()).then_some(freshness_key);
+    let freshness_key = door
+        .optional(at.field("freshness_key"), freshness_key, |door, at, key| door.array(at, &key));
     Some(Directory {
         linkage_id: linkage_id?,
         version: version?,
         created_at: created_at?,
         regions: regions?,
         gateways: gateways?,
+        freshness_key: freshness_key?,
     })
 }
 
@@ -161,13 +166,17 @@ fn endpoint(door: &mut Door, at: Path<'_>, text: String, bytes_min: usize) -> Op
 
 impl From<&Directory> for pb::Directory {
     fn from(directory: &Directory) -> Self {
-        let Directory { linkage_id, version, created_at, regions, gateways } = directory;
+        let Directory { linkage_id, version, created_at, regions, gateways, freshness_key } =
+            directory;
         Self {
             linkage_id: linkage_id.as_str().to_owned(),
             version: *version,
             create_time: Some(encode_time(*created_at)),
             regions: regions.values().map(Into::into).collect(),
             gateways: gateways.values().map(Into::into).collect(),
+            freshness_key: freshness_key
+                .map(|key| Bytes::copy_from_slice(&key))
+                .unwrap_or_default(),
         }
     }
 }

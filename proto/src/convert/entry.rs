@@ -7,9 +7,11 @@ use crate::exchange::v1::{self as pb, entry::Entry as Wire};
 use crate::kernel::v1 as kernel_pb;
 use crate::splice::{head, splice};
 use bytes::Bytes;
+use domain::erasure::{ENTRIES_PER_ERASE_MAX, Erase};
 use domain::kernel::{Kind, Reason, RecordId, RegionId, Revision};
 use domain::record::RecordMeta;
 use domain::sharing::{Leave, LeaveReason};
+use domain::stream::Position;
 use prost::Message;
 
 /// Bytes of an encoded entry.
@@ -23,6 +25,10 @@ pub enum Entry {
         /// SHA-256 of the body of the signed agreement version.
         agreement_sha256: [u8; 32],
     },
+    /// Another version of the agreement has come into force.
+    End,
+    /// A record was erased.
+    Erase(Erase),
     /// What is needed to file a view, and the view as it came: an encoded [`kernel_pb::View`].
     View(ViewHead, Bytes),
     /// A record is no longer shown.
@@ -42,9 +48,25 @@ pub enum Entry {
     },
 }
 
-/// The bytes of the first entry of a stream.
-pub fn encode_start(agreement_sha256: &[u8; 32]) -> Bytes {
-    encode(Wire::Start(pb::Start { agreement_sha256: Bytes::copy_from_slice(agreement_sha256) }))
+/// The bytes of the first entry of a stream; `predecessor` is the version whose stream it takes the place of, and
+/// where that ended.
+pub fn encode_start(agreement_sha256: &[u8; 32], predecessor: Option<(u32, Position)>) -> Bytes {
+    let (version, seq, h) = match predecessor {
+        Some((version, Position { seq, h })) => (version, seq, Bytes::copy_from_slice(&h)),
+        None => (0, 0, Bytes::new()),
+    };
+    encode(Wire::Start(pb::Start {
+        agreement_sha256: Bytes::copy_from_slice(agreement_sha256),
+        predecessor_version: version,
+        predecessor_seq: seq,
+        predecessor_h: h,
+    }))
+}
+
+/// The bytes of the entry behind which a stream shows nothing new.
+pub fn encode_end(successor_version: u32, successor_sha256: &[u8; 32]) -> Bytes {
+    let successor_sha256 = Bytes::copy_from_slice(successor_sha256);
+    encode(Wire::End(pb::End { successor_version, successor_sha256 }))
 }
 
 /// The bytes of a withdrawal.
@@ -57,6 +79,24 @@ pub fn encode_leave(meta: &RecordMeta, leave: &Leave) -> Bytes {
         revision: Some((&meta.revision).into()),
         share_n: *share_n,
         reason: reason.code(),
+    }))
+}
+
+/// The bytes of a word of erasure.
+pub fn encode_erase(erase: &Erase) -> Bytes {
+    let Erase { record_id, kind, birth_region, revision, share_n, reason, entries } = erase;
+    let entry = |(seq, commitment): &(u64, [u8; 32])| pb::ErasedEntry {
+        seq: *seq,
+        commitment: Bytes::copy_from_slice(commitment),
+    };
+    encode(Wire::Erase(pb::Erase {
+        record_id: encode_id(record_id.as_bytes()),
+        kind: kind.code(),
+        birth_region: birth_region.as_str().to_owned(),
+        revision: Some(revision.into()),
+        share_n: *share_n,
+        reason: reason.code(),
+        entries: entries.iter().map(entry).collect(),
     }))
 }
 
@@ -84,6 +124,10 @@ struct EntryAsSent {
     view: Option<Bytes>,
     #[prost(message, optional, tag = "3")]
     leave: Option<pb::Leave>,
+    #[prost(message, optional, tag = "4")]
+    end: Option<pb::End>,
+    #[prost(message, optional, tag = "5")]
+    erase: Option<pb::Erase>,
 }
 
 /// Reads an entry.
@@ -95,22 +139,60 @@ pub fn decode(entry: Bytes) -> Result<Entry, Reason> {
         return Err(Reason::LimitExceeded);
     }
     let sent = EntryAsSent::decode(entry).map_err(|_| Reason::EntryUnreadable)?;
-    match sent {
-        EntryAsSent { start: None, view: Some(bytes), leave: None } => {
+    // Of the five, one.
+    match (sent.start, sent.view, sent.leave, sent.end, sent.erase) {
+        (Some(start), None, None, None, None) => {
+            let agreement_sha256 =
+                start.agreement_sha256[..].try_into().map_err(|_| Reason::FieldInvalid)?;
+            Ok(Entry::Start { agreement_sha256 })
+        }
+        (None, Some(bytes), None, None, None) => {
             let view = kernel_pb::View::decode(bytes.clone());
             let head = check(view.map_err(|_| Reason::EntryUnreadable)?);
             Ok(Entry::View(head.map_err(|refusal| refusal.reason)?, bytes))
         }
-        EntryAsSent { start: Some(pb::Start { agreement_sha256 }), view: None, leave: None } => {
-            let agreement_sha256 =
-                agreement_sha256[..].try_into().map_err(|_| Reason::FieldInvalid)?;
-            Ok(Entry::Start { agreement_sha256 })
-        }
-        EntryAsSent { start: None, view: None, leave: Some(leave) } => self::leave(leave),
+        (None, None, Some(leave), None, None) => self::leave(leave),
+        (None, None, None, Some(_), None) => Ok(Entry::End),
+        (None, None, None, None, Some(erase)) => self::erase(erase),
         // A newer origin's control entry is a field this release does not know, so none is set.
-        EntryAsSent { start: None, view: None, leave: None } => Err(Reason::KindUnknown),
-        EntryAsSent { .. } => Err(Reason::EntryUnreadable),
+        (None, None, None, None, None) => Err(Reason::KindUnknown),
+        _ => Err(Reason::EntryUnreadable),
     }
+}
+
+fn erase(erase: pb::Erase) -> Result<Entry, Reason> {
+    let pb::Erase { record_id, kind, birth_region, revision, share_n, reason, entries } = erase;
+    let kind = Kind::try_from(kind).map_err(|_| Reason::KindUnknown)?;
+    let mut door = Door::new(Rules::Store);
+    let at = Path::from("erase");
+    let record_id = door.id(at.field("record_id"), &record_id, RecordId::from_slice);
+    let birth_region = door.slug(at.field("birth_region"), &birth_region);
+    let revision = door
+        .required(at.field("revision"), revision)
+        .and_then(|revision| self::revision(&mut door, at.field("revision"), revision));
+    let share_n = door.number(at.field("share_n"), share_n, 1..=u64::MAX);
+    let reason = door.code(at.field("reason"), reason);
+    let entry = |door: &mut Door, at: Path<'_>, entry: pb::ErasedEntry| {
+        let seq = door.number(at.field("seq"), entry.seq, 1..=u64::MAX);
+        let commitment = door.array(at.field("commitment"), &entry.commitment);
+        Some((seq?, commitment?))
+    };
+    let entries = door.list(at.field("entries"), entries, 1..=ENTRIES_PER_ERASE_MAX, entry);
+    if entries.as_ref().is_some_and(|entries| !entries.is_sorted_by(|(a, _), (b, _)| a < b)) {
+        door.refuse::<()>(at.field("entries"), "must ascend");
+    }
+    let value = (|| {
+        Some(Entry::Erase(Erase {
+            record_id: record_id?,
+            kind,
+            birth_region: birth_region?,
+            revision: revision?,
+            share_n: share_n?,
+            reason: reason?,
+            entries: entries?,
+        }))
+    })();
+    door.finish(value).map_err(|_| Reason::FieldInvalid)
 }
 
 fn leave(leave: pb::Leave) -> Result<Entry, Reason> {

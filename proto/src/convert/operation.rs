@@ -119,6 +119,9 @@ fn change(door: &mut Door, at: Path<'_>, change: Wire) -> Option<Change> {
         Wire::SosTransition(transition) => {
             sos_transition(door, at.field("sos_transition"), transition)?
         }
+        Wire::Withdraw(pb::Withdraw { kind }) => {
+            Change::Withdraw(door.code(at.field("withdraw.kind"), kind)?)
+        }
     })
 }
 
@@ -225,6 +228,7 @@ impl From<&Change> for Wire {
             Change::Sos { verb, unit } => {
                 Self::SosTransition(pb::SosTransition { verb: verb.code(), unit: unit.clone() })
             }
+            Change::Withdraw(kind) => Self::Withdraw(pb::Withdraw { kind: kind.code() }),
         }
     }
 }

@@ -59,7 +59,9 @@ pub struct Party {
     #[prost(bytes = "bytes", tag = "2")]
     pub signing_key_sha256: ::prost::bytes::Bytes,
 }
-/// One version of an agreement. Body of a SignedObject, tag `agreement`, signed by every party.
+/// One version of an agreement. Body of a SignedObject, tag `agreement`, signed by every party. Of a version that
+/// differs from the one before in one thing alone, fewer signatures do: where a party is left out, that party's;
+/// where it is suspended or closed, those of all parties but one; where an annex is put into force, any party's.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Agreement {
     /// UUIDv7, 16 bytes.
@@ -86,12 +88,19 @@ pub struct Agreement {
     /// In force from.
     #[prost(message, optional, tag = "8")]
     pub start_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// In force until, by the origin's clock at numbering; after start_time.
+    /// In force until, by the origin's clock at numbering; after start_time. An annex that is in force: at most
+    /// 72 hours after.
     #[prost(message, optional, tag = "9")]
     pub end_time: ::core::option::Option<::prost_types::Timestamp>,
     /// Days that parties keep a view after it was shown, 1 to 3,650; 0 means as long as the record is kept.
     #[prost(uint32, tag = "10")]
     pub retention_days: u32,
+    /// Whether it lets anything new leave.
+    #[prost(enumeration = "Force", tag = "11")]
+    pub force: i32,
+    /// SHA-256 of the body of the version whose place this one takes, 32 bytes; empty in version 1 alone.
+    #[prost(bytes = "bytes", tag = "12")]
+    pub supersedes_sha256: ::prost::bytes::Bytes,
 }
 /// What kind of agreement it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -103,6 +112,8 @@ pub enum AgreementForm {
     Charter = 1,
     /// Between any regions.
     Agreement = 2,
+    /// For an emergency: signed by all beforehand, activated by any one of its parties for at most 72 hours.
+    Annex = 3,
 }
 impl AgreementForm {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -114,6 +125,7 @@ impl AgreementForm {
             Self::Unspecified => "AGREEMENT_FORM_UNSPECIFIED",
             Self::Charter => "AGREEMENT_FORM_CHARTER",
             Self::Agreement => "AGREEMENT_FORM_AGREEMENT",
+            Self::Annex => "AGREEMENT_FORM_ANNEX",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -122,6 +134,48 @@ impl AgreementForm {
             "AGREEMENT_FORM_UNSPECIFIED" => Some(Self::Unspecified),
             "AGREEMENT_FORM_CHARTER" => Some(Self::Charter),
             "AGREEMENT_FORM_AGREEMENT" => Some(Self::Agreement),
+            "AGREEMENT_FORM_ANNEX" => Some(Self::Annex),
+            _ => None,
+        }
+    }
+}
+/// Whether a version lets anything new leave. What it has shown is called off and closed all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Force {
+    /// As FORCE_IN_FORCE.
+    Unspecified = 0,
+    /// Between start_time and end_time.
+    InForce = 1,
+    /// Not now: a later version may.
+    Suspended = 2,
+    /// Not any more.
+    Closed = 3,
+    /// Of an annex: not until a party activates it.
+    Ready = 4,
+}
+impl Force {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FORCE_UNSPECIFIED",
+            Self::InForce => "FORCE_IN_FORCE",
+            Self::Suspended => "FORCE_SUSPENDED",
+            Self::Closed => "FORCE_CLOSED",
+            Self::Ready => "FORCE_READY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FORCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "FORCE_IN_FORCE" => Some(Self::InForce),
+            "FORCE_SUSPENDED" => Some(Self::Suspended),
+            "FORCE_CLOSED" => Some(Self::Closed),
+            "FORCE_READY" => Some(Self::Ready),
             _ => None,
         }
     }
@@ -246,6 +300,65 @@ impl Precision {
         }
     }
 }
+/// Asks to erase a record of this region.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseRecordRequest {
+    /// The record, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record_id: ::prost::bytes::Bytes,
+    /// Why.
+    #[prost(enumeration = "super::super::exchange::v1::EraseReason", tag = "2")]
+    pub reason: i32,
+    /// Why the caller may.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "3")]
+    pub purpose: i32,
+}
+/// The record is erased here, and everybody is told who was shown it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseRecordResponse {
+    /// How it stands.
+    #[prost(message, optional, tag = "1")]
+    pub erasure: ::core::option::Option<Erasure>,
+}
+/// Asks for what was erased.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListErasuresRequest {
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "1")]
+    pub purpose: i32,
+}
+/// What was erased.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListErasuresResponse {
+    /// The newest first, at most 1,000.
+    #[prost(message, repeated, tag = "1")]
+    pub erasures: ::prost::alloc::vec::Vec<Erasure>,
+}
+/// An erased record, and who has confirmed that it erased it too.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Erasure {
+    /// The record, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record_id: ::prost::bytes::Bytes,
+    /// Its kind.
+    #[prost(enumeration = "super::super::kernel::v1::Kind", tag = "2")]
+    pub kind: i32,
+    /// When.
+    #[prost(message, optional, tag = "3")]
+    pub erase_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why.
+    #[prost(enumeration = "super::super::exchange::v1::EraseReason", tag = "4")]
+    pub reason: i32,
+    /// Parties that were shown it and have signed that it is erased.
+    #[prost(string, repeated, tag = "5")]
+    pub confirmed_regions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Parties that were shown it and have not.
+    #[prost(string, repeated, tag = "6")]
+    pub unconfirmed_regions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Gateways that have said that they deleted each packaging of it.
+    #[prost(string, repeated, tag = "7")]
+    pub confirmed_gateways: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// Asks for the agreements.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgreementsRequest {
@@ -256,9 +369,12 @@ pub struct ListAgreementsRequest {
 /// The agreements.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListAgreementsResponse {
-    /// The agreements, by id.
+    /// The agreements in all their versions, by id and version.
     #[prost(message, repeated, tag = "1")]
     pub agreements: ::prost::alloc::vec::Vec<Agreement>,
+    /// How each of them stands, in the same order.
+    #[prost(enumeration = "AgreementState", repeated, tag = "2")]
+    pub states: ::prost::alloc::vec::Vec<i32>,
 }
 /// Names a stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -317,10 +433,10 @@ pub struct WatchStreamsResponse {
     /// One a stream and party.
     #[prost(message, repeated, tag = "1")]
     pub streams: ::prost::alloc::vec::Vec<StreamState>,
-    /// The link to the gateway is up.
+    /// All lanes are carried, over one gateway at least.
     #[prost(bool, tag = "2")]
     pub link_up: bool,
-    /// Why it is not, for an engineer, 0 to 256 bytes.
+    /// What is wrong with the links, by gateway, for an engineer, 0 to 256 bytes.
     #[prost(string, tag = "3")]
     pub link_error: ::prost::alloc::string::String,
     /// The server's clock.
@@ -448,10 +564,10 @@ pub struct ExplainRecordResponse {
     /// the newest first, for a neighbour's.
     #[prost(message, repeated, tag = "2")]
     pub sharings: ::prost::alloc::vec::Vec<Sharing>,
-    /// The link to the gateway is up.
+    /// All lanes are carried, over one gateway at least.
     #[prost(bool, tag = "3")]
     pub link_up: bool,
-    /// Why it is not, for an engineer, 0 to 256 bytes.
+    /// What is wrong with the links, by gateway, for an engineer, 0 to 256 bytes.
     #[prost(string, tag = "4")]
     pub link_error: ::prost::alloc::string::String,
     /// The server's clock.
@@ -618,16 +734,65 @@ pub struct BundleRefusal {
     #[prost(enumeration = "super::super::kernel::v1::ErrorReason", tag = "3")]
     pub reason: i32,
 }
-/// Why a record is withheld, in the order in which it is asked. Where several clauses refuse, the one by
-/// which the record comes furthest decides.
+/// How an agreement version stands, by the clock of the region that is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AgreementState {
+    /// Never told.
+    Unspecified = 0,
+    /// Its time has not come.
+    Agreed = 1,
+    /// What its clauses grant leaves.
+    InForce = 2,
+    /// Nothing new leaves until another version says so.
+    Suspended = 3,
+    /// Nothing new leaves any more; what was shown is called off, closed and kept as long as was agreed.
+    Closing = 4,
+    /// An annex that waits for a party to activate it.
+    Ready = 5,
+    /// A later version has taken its place.
+    Superseded = 6,
+}
+impl AgreementState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AGREEMENT_STATE_UNSPECIFIED",
+            Self::Agreed => "AGREEMENT_STATE_AGREED",
+            Self::InForce => "AGREEMENT_STATE_IN_FORCE",
+            Self::Suspended => "AGREEMENT_STATE_SUSPENDED",
+            Self::Closing => "AGREEMENT_STATE_CLOSING",
+            Self::Ready => "AGREEMENT_STATE_READY",
+            Self::Superseded => "AGREEMENT_STATE_SUPERSEDED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AGREEMENT_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "AGREEMENT_STATE_AGREED" => Some(Self::Agreed),
+            "AGREEMENT_STATE_IN_FORCE" => Some(Self::InForce),
+            "AGREEMENT_STATE_SUSPENDED" => Some(Self::Suspended),
+            "AGREEMENT_STATE_CLOSING" => Some(Self::Closing),
+            "AGREEMENT_STATE_READY" => Some(Self::Ready),
+            "AGREEMENT_STATE_SUPERSEDED" => Some(Self::Superseded),
+            _ => None,
+        }
+    }
+}
+/// Why a record is withheld, but for the first two in the order in which it is asked. Where several clauses refuse,
+/// the one by which the record comes furthest decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum WithholdReason {
     /// It is not withheld.
     Unspecified = 0,
-    /// The owner is no party.
+    /// It would leave, but the owner is no party.
     NotAParty = 1,
-    /// The agreement is not in force.
+    /// It would leave, but the agreement is not in force.
     NotInForce = 2,
     /// It may not travel as far as the parties are.
     Sensitivity = 3,
@@ -1104,6 +1269,67 @@ pub mod agreement_service_client {
                 );
             self.inner.client_streaming(req, path, codec).await
         }
+        /// Erases a record of this region: its content here, at every party that was shown it, and at the gateways. What
+        /// stays is that there was one. For duty officers and administrators.
+        pub async fn erase_record(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EraseRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseRecordResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/EraseRecord",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "EraseRecord",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists what was erased, and who has not confirmed it.
+        pub async fn list_erasures(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListErasuresRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListErasuresResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/ListErasures",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "ListErasures",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1197,6 +1423,23 @@ pub mod agreement_service_server {
             request: tonic::Request<tonic::Streaming<super::ImportBundleRequest>>,
         ) -> std::result::Result<
             tonic::Response<super::ImportBundleResponse>,
+            tonic::Status,
+        >;
+        /// Erases a record of this region: its content here, at every party that was shown it, and at the gateways. What
+        /// stays is that there was one. For duty officers and administrators.
+        async fn erase_record(
+            &self,
+            request: tonic::Request<super::EraseRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseRecordResponse>,
+            tonic::Status,
+        >;
+        /// Lists what was erased, and who has not confirmed it.
+        async fn list_erasures(
+            &self,
+            request: tonic::Request<super::ListErasuresRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListErasuresResponse>,
             tonic::Status,
         >;
     }
@@ -1645,6 +1888,97 @@ pub mod agreement_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/EraseRecord" => {
+                    #[allow(non_camel_case_types)]
+                    struct EraseRecordSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::EraseRecordRequest>
+                    for EraseRecordSvc<T> {
+                        type Response = super::EraseRecordResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EraseRecordRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::erase_record(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EraseRecordSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/ListErasures" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListErasuresSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::ListErasuresRequest>
+                    for ListErasuresSvc<T> {
+                        type Response = super::ListErasuresResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListErasuresRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::list_erasures(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListErasuresSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -99,7 +99,7 @@ pub struct Operation {
     /// What is done; exactly one.
     #[prost(
         oneof = "operation::Change",
-        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30"
+        tags = "20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31"
     )]
     pub change: ::core::option::Option<operation::Change>,
 }
@@ -141,7 +141,18 @@ pub mod operation {
         /// Answers a call for help.
         #[prost(message, tag = "30")]
         SosTransition(super::SosTransition),
+        /// Takes a record back: it stays here, and leaves everybody who was shown it. For shift leads, dispatchers and
+        /// duty officers.
+        #[prost(message, tag = "31")]
+        Withdraw(super::Withdraw),
     }
+}
+/// Takes a record back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Withdraw {
+    /// Its kind.
+    #[prost(enumeration = "super::super::kernel::v1::Kind", tag = "1")]
+    pub kind: i32,
 }
 /// A verb on a shift.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -266,6 +277,10 @@ pub struct ViewSource {
     /// Its position in the stream, from 1.
     #[prost(uint64, tag = "5")]
     pub seq: u64,
+    /// It came while what the recipient knew of the linkage was older than a day: who sent it may have been revoked
+    /// since.
+    #[prost(bool, tag = "6")]
+    pub unconfirmed: bool,
 }
 /// A revision of a record of this region, or a view of a neighbour's.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

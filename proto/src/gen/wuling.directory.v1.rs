@@ -69,7 +69,7 @@ pub struct Directory {
     /// Slug of 1 to 63 of \[a-z0-9-\].
     #[prost(string, tag = "1")]
     pub linkage_id: ::prost::alloc::string::String,
-    /// Raised by one with each issue; a lower one is refused.
+    /// Raised by one with each issue; a lower one is no news.
     #[prost(uint64, tag = "2")]
     pub version: u64,
     /// When it was signed.
@@ -81,6 +81,75 @@ pub struct Directory {
     /// Its gateways, at most 256.
     #[prost(message, repeated, tag = "5")]
     pub gateways: ::prost::alloc::vec::Vec<Gateway>,
+    /// Ed25519 key that signs freshness, 32 bytes; empty where nobody does.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub freshness_key: ::prost::bytes::Bytes,
+}
+/// A region or gateway that is no longer believed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revocation {
+    /// The region, slug of 1 to 63 of \[a-z0-9-\]; empty where it is a gateway.
+    #[prost(string, tag = "1")]
+    pub region_id: ::prost::alloc::string::String,
+    /// The gateway, slug of 1 to 63 of \[a-z0-9-\]; empty where it is a region.
+    #[prost(string, tag = "2")]
+    pub gateway_id: ::prost::alloc::string::String,
+    /// SHA-256 of the region's Ed25519 key or the gateway's certificate, 32 bytes: who comes back under the same
+    /// name has another.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key_sha256: ::prost::bytes::Bytes,
+    /// When it was revoked.
+    #[prost(message, optional, tag = "4")]
+    pub revoke_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// The newest version of an agreement.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgreementHead {
+    /// The agreement, UUIDv7, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub agreement_id: ::prost::bytes::Bytes,
+    /// Its version, from 1.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+    /// SHA-256 of the body that its parties signed, 32 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub sha256: ::prost::bytes::Bytes,
+}
+/// What is newest, said every few minutes, so that nobody can pass off what is old. Body of a SignedObject, tag
+/// `freshness`, signed by the key that the directory names.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Freshness {
+    /// Slug of 1 to 63 of \[a-z0-9-\].
+    #[prost(string, tag = "1")]
+    pub linkage_id: ::prost::alloc::string::String,
+    /// When it was signed. Of two, the later counts.
+    #[prost(message, optional, tag = "2")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The newest directory.
+    #[prost(uint64, tag = "3")]
+    pub directory_version: u64,
+    /// SHA-256 of its body, 32 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub directory_sha256: ::prost::bytes::Bytes,
+    /// Who is no longer believed, at most 1,000.
+    #[prost(message, repeated, tag = "5")]
+    pub revocations: ::prost::alloc::vec::Vec<Revocation>,
+    /// Agreements that were shown to the authority, at most 10,000, by id.
+    #[prost(message, repeated, tag = "6")]
+    pub agreements: ::prost::alloc::vec::Vec<AgreementHead>,
+}
+/// What makes a linkage believed, as its authority published it. Each part proves itself.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TrustSet {
+    /// A DirectoryKey, signed.
+    #[prost(message, optional, tag = "1")]
+    pub directory_key: ::core::option::Option<super::super::kernel::v1::SignedObject>,
+    /// A Directory, signed; absent where the other side holds it.
+    #[prost(message, optional, tag = "2")]
+    pub directory: ::core::option::Option<super::super::kernel::v1::SignedObject>,
+    /// A Freshness, signed; absent where there is none.
+    #[prost(message, optional, tag = "3")]
+    pub freshness: ::core::option::Option<super::super::kernel::v1::SignedObject>,
 }
 /// The root key vouches for the key that signs directories. Body of a SignedObject, tag `directory-key`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

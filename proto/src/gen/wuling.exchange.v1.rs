@@ -32,16 +32,16 @@ pub struct StreamPosition {
     pub h: ::prost::bytes::Bytes,
 }
 /// What is numbered. Encoded once by the origin; these bytes are committed to and kept.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Entry {
     /// Exactly one; an entry of another kind is parked.
-    #[prost(oneof = "entry::Entry", tags = "1, 2, 3")]
+    #[prost(oneof = "entry::Entry", tags = "1, 2, 3, 4, 5")]
     pub entry: ::core::option::Option<entry::Entry>,
 }
 /// Nested message and enum types in `Entry`.
 pub mod entry {
     /// Exactly one; an entry of another kind is parked.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Entry {
         /// First entry of every stream.
         #[prost(message, tag = "1")]
@@ -52,6 +52,12 @@ pub mod entry {
         /// A record is no longer shown.
         #[prost(message, tag = "3")]
         Leave(super::Leave),
+        /// Nothing new is shown in this stream any more.
+        #[prost(message, tag = "4")]
+        End(super::End),
+        /// A record was erased; its entries in this stream are to be, by everybody.
+        #[prost(message, tag = "5")]
+        Erase(super::Erase),
     }
 }
 /// Opens a stream.
@@ -60,6 +66,26 @@ pub struct Start {
     /// SHA-256 of the body of the signed agreement version, 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub agreement_sha256: ::prost::bytes::Bytes,
+    /// The stream of the version before, same origin, epoch, agreement and lane, where there is one: its version,
+    #[prost(uint32, tag = "2")]
+    pub predecessor_version: u32,
+    /// the seq of its End,
+    #[prost(uint64, tag = "3")]
+    pub predecessor_seq: u64,
+    /// and the chain hash there, 32 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub predecessor_h: ::prost::bytes::Bytes,
+}
+/// Another version of the agreement has come into force. Behind it come only Erases, and Leaves of what the stream
+/// has shown for parties whom the successor leaves out.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct End {
+    /// The version that takes over.
+    #[prost(uint32, tag = "1")]
+    pub successor_version: u32,
+    /// SHA-256 of the body of that version, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub successor_sha256: ::prost::bytes::Bytes,
 }
 /// A record is no longer shown.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -83,7 +109,57 @@ pub struct Leave {
     #[prost(enumeration = "LeaveReason", tag = "6")]
     pub reason: i32,
 }
-/// An entry as it lies in a segment.
+/// A record was erased. Who receives it deletes payload and salt of these entries from its live store within 24
+/// hours, keeps their commitments, and shows the record no more. Its receipt up to here says that it has.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Erase {
+    /// The record, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record_id: ::prost::bytes::Bytes,
+    /// Kind of the record.
+    #[prost(enumeration = "super::super::kernel::v1::Kind", tag = "2")]
+    pub kind: i32,
+    /// Region where it was born.
+    #[prost(string, tag = "3")]
+    pub birth_region: ::prost::alloc::string::String,
+    /// Its last revision.
+    #[prost(message, optional, tag = "4")]
+    pub revision: ::core::option::Option<super::super::kernel::v1::Revision>,
+    /// Counts what the origin has shown of this record under this agreement.
+    #[prost(uint64, tag = "5")]
+    pub share_n: u64,
+    /// Why.
+    #[prost(enumeration = "EraseReason", tag = "6")]
+    pub reason: i32,
+    /// Its entries in this stream, before this one, ascending, 1 to 2,000.
+    #[prost(message, repeated, tag = "7")]
+    pub entries: ::prost::alloc::vec::Vec<ErasedEntry>,
+}
+/// What stays of an erased entry.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ErasedEntry {
+    /// Its seq.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Its commitment, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub commitment: ::prost::bytes::Bytes,
+}
+/// A range of a stream that was sealed with what is erased now. Everybody deletes each packaging of it; the origin
+/// seals it again for whoever lacks it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Replace {
+    /// The stream.
+    #[prost(message, optional, tag = "1")]
+    pub stream: ::core::option::Option<StreamId>,
+    /// First entry.
+    #[prost(uint64, tag = "2")]
+    pub from_seq: u64,
+    /// Last entry.
+    #[prost(uint64, tag = "3")]
+    pub to_seq: u64,
+}
+/// An entry as it lies in a segment. An erased one has 16 zero bytes for its salt and its commitment for its entry.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SaltedEntry {
     /// Random, 16 bytes; without it a short entry cannot be guessed from its commitment.
@@ -231,14 +307,30 @@ pub struct Hello {
     /// Software and version, 0 to 64 bytes.
     #[prost(string, tag = "6")]
     pub software: ::prost::alloc::string::String,
+    /// How new the trust is that it holds; absent where it holds none.
+    #[prost(message, optional, tag = "8")]
+    pub trust: ::core::option::Option<TrustMark>,
+    /// SHA-256 of the bodies of the agreement versions that it holds, 32 bytes each, at most 1,000.
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    pub agreement_sha256s: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// How new trust is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustMark {
+    /// Version of the directory.
+    #[prost(uint64, tag = "1")]
+    pub directory_version: u64,
+    /// When the freshness was signed; absent where there is none.
+    #[prost(message, optional, tag = "2")]
+    pub freshness_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// A part of a bundle: a file that carries streams where no line does. A bundle is a sequence of parts, each
-/// after its length in bytes as a varint: the header, then agreements before the segments under them, segments
+/// after its length in bytes as a varint: the header, then trust, then agreements before the segments under them, segments
 /// of each stream in order, heads and receipts, then the end. What is in it is signed and sealed as on a link.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BundlePart {
     /// Exactly one.
-    #[prost(oneof = "bundle_part::Part", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "bundle_part::Part", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub part: ::core::option::Option<bundle_part::Part>,
 }
 /// Nested message and enum types in `BundlePart`.
@@ -264,6 +356,9 @@ pub mod bundle_part {
         /// Last part: a bundle without one was cut off.
         #[prost(message, tag = "6")]
         End(super::BundleEnd),
+        /// What the authority signed.
+        #[prost(message, tag = "7")]
+        Trust(super::super::super::directory::v1::TrustSet),
     }
 }
 /// What a bundle is.
@@ -306,6 +401,8 @@ pub enum LeaveReason {
     Approval = 3,
     /// It does not lie where the agreement holds.
     Place = 4,
+    /// It is called off or over, and the party is none of the version in force.
+    Over = 5,
 }
 impl LeaveReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -319,6 +416,7 @@ impl LeaveReason {
             Self::Sensitivity => "LEAVE_REASON_SENSITIVITY",
             Self::Approval => "LEAVE_REASON_APPROVAL",
             Self::Place => "LEAVE_REASON_PLACE",
+            Self::Over => "LEAVE_REASON_OVER",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -329,6 +427,44 @@ impl LeaveReason {
             "LEAVE_REASON_SENSITIVITY" => Some(Self::Sensitivity),
             "LEAVE_REASON_APPROVAL" => Some(Self::Approval),
             "LEAVE_REASON_PLACE" => Some(Self::Place),
+            "LEAVE_REASON_OVER" => Some(Self::Over),
+            _ => None,
+        }
+    }
+}
+/// Why a record was erased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum EraseReason {
+    /// Refused.
+    Unspecified = 0,
+    /// It should not have been written.
+    Mistaken = 1,
+    /// It says of somebody what it must not.
+    Privacy = 2,
+    /// A lawful order.
+    Order = 3,
+}
+impl EraseReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ERASE_REASON_UNSPECIFIED",
+            Self::Mistaken => "ERASE_REASON_MISTAKEN",
+            Self::Privacy => "ERASE_REASON_PRIVACY",
+            Self::Order => "ERASE_REASON_ORDER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ERASE_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "ERASE_REASON_MISTAKEN" => Some(Self::Mistaken),
+            "ERASE_REASON_PRIVACY" => Some(Self::Privacy),
+            "ERASE_REASON_ORDER" => Some(Self::Order),
             _ => None,
         }
     }
@@ -352,6 +488,9 @@ pub struct Welcome {
     /// Segments of which the gateway holds the first pieces; the sender may go on from there.
     #[prost(message, repeated, tag = "2")]
     pub resumes: ::prost::alloc::vec::Vec<PieceResume>,
+    /// How new the trust is that the gateway holds.
+    #[prost(message, optional, tag = "3")]
+    pub trust: ::core::option::Option<TrustMark>,
 }
 /// How much of a segment has come.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -443,7 +582,7 @@ pub struct ComeBack {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinkRequest {
     /// Exactly one.
-    #[prost(oneof = "link_request::Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "link_request::Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub frame: ::core::option::Option<link_request::Frame>,
 }
 /// Nested message and enum types in `LinkRequest`.
@@ -475,13 +614,22 @@ pub mod link_request {
         /// Sign of life.
         #[prost(message, tag = "8")]
         Ping(super::Ping),
+        /// Newer trust than the Welcome names.
+        #[prost(message, tag = "9")]
+        Trust(super::super::super::directory::v1::TrustSet),
+        /// Deletes each packaging of a range of a stream of this region.
+        #[prost(message, tag = "10")]
+        Replace(super::Replace),
     }
 }
 /// A gateway's frame.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinkResponse {
     /// Exactly one.
-    #[prost(oneof = "link_response::Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(
+        oneof = "link_response::Frame",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+    )]
     pub frame: ::core::option::Option<link_response::Frame>,
 }
 /// Nested message and enum types in `LinkResponse`.
@@ -522,6 +670,15 @@ pub mod link_response {
         /// About to stop.
         #[prost(message, tag = "11")]
         ComeBack(super::ComeBack),
+        /// Newer trust than the Hello names, or than was sent before.
+        #[prost(message, tag = "12")]
+        Trust(super::super::super::directory::v1::TrustSet),
+        /// An agreement version of this region that the Hello does not name.
+        #[prost(message, tag = "13")]
+        Agreement(super::super::super::kernel::v1::SignedObject),
+        /// Each packaging of the range is deleted.
+        #[prost(message, tag = "14")]
+        Replaced(super::Replace),
     }
 }
 /// Asks for a range.
@@ -546,6 +703,23 @@ pub struct FetchResponse {
     /// How far the gateway has the stream.
     #[prost(message, optional, tag = "2")]
     pub last: ::core::option::Option<StreamPosition>,
+}
+/// Shows trust.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RefreshRequest {
+    /// What the caller holds; all of it absent in one who only asks.
+    #[prost(message, optional, tag = "1")]
+    pub trust: ::core::option::Option<super::super::directory::v1::TrustSet>,
+}
+/// The trust that the gateway holds now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RefreshResponse {
+    /// All of it; absent for a caller without a certificate.
+    #[prost(message, optional, tag = "1")]
+    pub trust: ::core::option::Option<super::super::directory::v1::TrustSet>,
+    /// How new it is.
+    #[prost(message, optional, tag = "2")]
+    pub mark: ::core::option::Option<TrustMark>,
 }
 /// Generated client implementations.
 #[cfg(feature = "rpc")]
@@ -687,6 +861,34 @@ pub mod exchange_service_client {
                 .insert(GrpcMethod::new("wuling.exchange.v1.ExchangeService", "Fetch"));
             self.inner.unary(req, path, codec).await
         }
+        /// Shows what makes the linkage believed, and gives what the gateway holds of it: each side ends with the
+        /// newer. Open to everybody to show, for what is shown proves itself; given to who shows a certificate.
+        pub async fn refresh(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RefreshRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RefreshResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.exchange.v1.ExchangeService/Refresh",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("wuling.exchange.v1.ExchangeService", "Refresh"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -719,6 +921,12 @@ pub mod exchange_service_server {
             &self,
             request: tonic::Request<super::FetchRequest>,
         ) -> std::result::Result<tonic::Response<super::FetchResponse>, tonic::Status>;
+        /// Shows what makes the linkage believed, and gives what the gateway holds of it: each side ends with the
+        /// newer. Open to everybody to show, for what is shown proves itself; given to who shows a certificate.
+        async fn refresh(
+            &self,
+            request: tonic::Request<super::RefreshRequest>,
+        ) -> std::result::Result<tonic::Response<super::RefreshResponse>, tonic::Status>;
     }
     /// How a region is connected to a gateway. The region dials.
     #[derive(Debug)]
@@ -872,6 +1080,51 @@ pub mod exchange_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FetchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.exchange.v1.ExchangeService/Refresh" => {
+                    #[allow(non_camel_case_types)]
+                    struct RefreshSvc<T: ExchangeService>(pub Arc<T>);
+                    impl<
+                        T: ExchangeService,
+                    > tonic::server::UnaryService<super::RefreshRequest>
+                    for RefreshSvc<T> {
+                        type Response = super::RefreshResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RefreshRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ExchangeService>::refresh(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RefreshSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -693,6 +693,16 @@ pub enum ErrorReason {
     WentBack = 31,
     /// The operation rests on one that was refused.
     ParentRejected = 32,
+    /// The region or gateway was revoked.
+    RegionRevoked = 33,
+    /// The trust at hand is too old for this.
+    TrustStale = 34,
+    /// Two directories claim one version.
+    TrustForked = 35,
+    /// Two texts claim one version of an agreement.
+    AgreementForked = 36,
+    /// A newer version of the agreement has taken its place.
+    AgreementSuperseded = 37,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -734,6 +744,11 @@ impl ErrorReason {
             Self::StreamForked => "ERROR_REASON_STREAM_FORKED",
             Self::WentBack => "ERROR_REASON_WENT_BACK",
             Self::ParentRejected => "ERROR_REASON_PARENT_REJECTED",
+            Self::RegionRevoked => "ERROR_REASON_REGION_REVOKED",
+            Self::TrustStale => "ERROR_REASON_TRUST_STALE",
+            Self::TrustForked => "ERROR_REASON_TRUST_FORKED",
+            Self::AgreementForked => "ERROR_REASON_AGREEMENT_FORKED",
+            Self::AgreementSuperseded => "ERROR_REASON_AGREEMENT_SUPERSEDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -772,6 +787,11 @@ impl ErrorReason {
             "ERROR_REASON_STREAM_FORKED" => Some(Self::StreamForked),
             "ERROR_REASON_WENT_BACK" => Some(Self::WentBack),
             "ERROR_REASON_PARENT_REJECTED" => Some(Self::ParentRejected),
+            "ERROR_REASON_REGION_REVOKED" => Some(Self::RegionRevoked),
+            "ERROR_REASON_TRUST_STALE" => Some(Self::TrustStale),
+            "ERROR_REASON_TRUST_FORKED" => Some(Self::TrustForked),
+            "ERROR_REASON_AGREEMENT_FORKED" => Some(Self::AgreementForked),
+            "ERROR_REASON_AGREEMENT_SUPERSEDED" => Some(Self::AgreementSuperseded),
             _ => None,
         }
     }

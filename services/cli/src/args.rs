@@ -1,14 +1,16 @@
 //! The words of the command line, and what each calls.
 
 mod agreement;
+mod authority;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use cli::linkage::{self, RegionSpec};
 use cli::phone::{self, Phone};
-use cli::{bench, bundle, demo, explain, geojson, verify};
+use cli::{bench, bundle, demo, erase, explain, geojson, verify};
 use device::Draft;
 use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
+use domain::erasure::EraseReason;
 use domain::kernel::{
     Clock as _, Datum, FixSource, GatewayId, GeoPoint, LinkageId, RecordId, RegionId, Role,
 };
@@ -46,7 +48,7 @@ enum Word {
     Bench(Bench),
     /// The linkage's authority 联动管理机构
     #[command(subcommand)]
-    Authority(AuthorityWord),
+    Authority(authority::Word),
     /// A region's keys, trust and enrolment codes 区域
     #[command(subcommand)]
     Region(RegionWord),
@@ -58,6 +60,37 @@ enum Word {
     Agreement(agreement::Word),
     /// Where a record is and why: who was shown what, how far it has come 溯源
     Explain(Explain),
+    /// Takes a record back: it stays here, and leaves everybody who was shown it 撤回
+    Withdraw {
+        /// Folder of an enrolled desk
+        #[arg(long)]
+        store: PathBuf,
+        /// The record
+        record: RecordId,
+    },
+    /// Erases a record: its content here, at everybody who was shown it, and at the gateways 清除
+    Erase {
+        /// Folder of an enrolled desk
+        #[arg(long)]
+        store: PathBuf,
+        /// Why: MISTAKEN, PRIVACY or ORDER
+        #[arg(long, value_parser = reason)]
+        reason: EraseReason,
+        /// Print the answer as JSON
+        #[arg(long)]
+        json: bool,
+        /// The record
+        record: RecordId,
+    },
+    /// Lists what was erased, and who has not confirmed it 清除回执
+    Erasures {
+        /// Folder of an enrolled desk
+        #[arg(long)]
+        store: PathBuf,
+        /// Print the answer as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Streams in files, for where no line goes 离线数据包
     #[command(subcommand)]
     Bundle(BundleWord),
@@ -65,6 +98,10 @@ enum Word {
     Verify(Verify),
     /// A phone on the command line 手机
     Phone(PhoneArgs),
+}
+
+fn reason(word: &str) -> Result<EraseReason, String> {
+    EraseReason::from_name(word).ok_or_else(|| "is MISTAKEN, PRIVACY or ORDER".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -164,27 +201,6 @@ struct Bench {
     /// Folder on the disk to be measured; without it the system's scratch folder
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-enum AuthorityWord {
-    /// Makes root key, directory key and an empty directory
-    Init {
-        /// The authority's folder
-        #[arg(long)]
-        dir: PathBuf,
-        /// Id of the linkage
-        #[arg(long)]
-        linkage: LinkageId,
-    },
-    /// Publishes the directory with these cards put in or replaced
-    Publish {
-        /// The authority's folder
-        #[arg(long)]
-        dir: PathBuf,
-        /// Cards that `region init` and `gateway init` wrote
-        cards: Vec<PathBuf>,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -323,7 +339,7 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
             let options = bench::Options { json, rounds, records, backlog, cases, data };
             return bench::run(suite, options).await;
         }
-        Word::Authority(word) => authority(word)?,
+        Word::Authority(word) => authority::run(word).await?,
         Word::Region(word) => region(word).await?,
         Word::Gateway(GatewayWord::Init { data, linkage, gateway, endpoint, card }) => {
             let made =
@@ -334,6 +350,11 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
         Word::Explain(Explain { store, owner, party, json, record }) => {
             explain::run(&open(&store)?, record, owner.as_ref(), party.as_ref(), json).await?;
         }
+        Word::Withdraw { store, record } => erase::withdraw(&mut open(&store)?, record).await?,
+        Word::Erase { store, reason, json, record } => {
+            erase::erase(&open(&store)?, record, reason, json).await?;
+        }
+        Word::Erasures { store, json } => erase::list(&open(&store)?, json).await?,
         Word::Bundle(BundleWord::Export { store, to, out }) => {
             bundle::export(&open(&store)?, &to, &out).await?;
         }
@@ -369,33 +390,13 @@ fn write_card(
             .into_iter()
             .map(|gateway| (gateway.gateway_id.clone(), gateway))
             .collect(),
+        freshness_key: None,
     };
     write(path, &proto::convert::directory::encode(&card))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, bytes, SHARED).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn authority(word: AuthorityWord) -> Result<()> {
-    let now = SystemClock.now();
-    match word {
-        AuthorityWord::Init { dir, linkage } => {
-            linkage::init_authority(&dir, &linkage, now, &SystemEntropy)
-        }
-        AuthorityWord::Publish { dir, cards } => {
-            let (mut regions, mut gateways) = (Vec::new(), Vec::new());
-            for path in cards {
-                let bytes = std::fs::read(&path)
-                    .with_context(|| format!("cannot read {}", path.display()))?;
-                let card = proto::convert::directory::decode(&bytes)
-                    .with_context(|| format!("{} is no card", path.display()))?;
-                regions.extend(card.regions.into_values());
-                gateways.extend(card.gateways.into_values());
-            }
-            linkage::publish(&dir, regions, gateways, now).map(drop)
-        }
-    }
 }
 
 #[expect(clippy::print_stdout, reason = "the code is what the command is for")]

@@ -7,10 +7,12 @@
 //!
 //! *Start at* [`linkage`] for what a linkage is made of, [`demo`] for the main job in one process.
 
+pub mod authority;
 pub mod bench;
 pub mod bundle;
 pub mod client;
 pub mod demo;
+pub mod erase;
 pub mod explain;
 pub mod geojson;
 pub mod linkage;

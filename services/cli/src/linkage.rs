@@ -1,31 +1,24 @@
-//! What a linkage is made of: an authority, regions, gateways, agreements; each a few files.
-//!
-//! The authority's folder holds the keys that must stay offline. What it publishes is its `trust` folder,
-//! which every region and gateway gets a copy of.
+//! What a linkage is made of besides its authority: regions, gateways, agreements; each a few files.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bytes::Bytes;
-use domain::agreement::{Agreement, AgreementForm, Clause, Party};
+use domain::agreement::{Agreement, AgreementForm, Clause, Force, Party};
 use domain::directory::{Directory, DivisionCode, Gateway, Region, RegionLevel};
 use domain::kernel::{
     AgreementId, Entropy, Epoch, GatewayId, LinkageId, Purpose, RegionId, Role, Timestamp,
 };
 use domain::outline::Outline;
-use prost::Message as _;
 use proto::convert;
-use proto::directory::v1 as pb;
 use proto::kernel::v1::SignedObject;
 use runtime::data_dir::{DataDir, PRIVATE, SHARED, write_atomic};
 use runtime::identity::Owner;
 use runtime::pki::{Authority, Validity};
+use runtime::trust_folder::{ROOT_FILE, SIGNED_FILE, TrustFolder};
 use seal::key::{SealingKey, SigningKey, key_fingerprint, sha256};
 use seal::{signed, tag, trust};
 use std::fs;
 use std::path::{Path, PathBuf};
 use storage::region::{EnrolmentCode, Store};
 
-/// Days the directory key is good for.
-const DIRECTORY_KEY_DAYS: i64 = 90;
 /// Days an authority of a region or gateway is good for.
 const AUTHORITY_DAYS: i64 = 10 * 365;
 /// Minutes an enrolment code is good for.
@@ -52,76 +45,12 @@ pub struct RegionSpec {
     pub outline: Outline,
 }
 
-/// Makes an authority: root key, directory key, an empty directory.
-///
-/// # Errors
-/// When there is one already or the disk refuses.
-pub fn init_authority(
-    dir: &Path,
-    linkage: &LinkageId,
-    now: Timestamp,
-    entropy: &dyn Entropy,
-) -> Result<()> {
-    ensure!(!dir.join("root.key").exists(), "{} holds an authority already", dir.display());
-    fs::create_dir_all(dir.join("trust"))?;
-    let root = SigningKey::generate(entropy);
-    let key = SigningKey::generate(entropy);
-    write_atomic(&dir.join("root.key"), &root.seed(), PRIVATE)?;
-    write_atomic(&dir.join("directory.key"), &key.seed(), PRIVATE)?;
-    write_atomic(&dir.join("trust/root.pub"), &root.public(), SHARED)?;
-    let vouched = pb::DirectoryKey {
-        linkage_id: linkage.to_string(),
-        key: Bytes::copy_from_slice(&key.public()),
-        create_time: Some(convert::kernel::encode_time(now)),
-        expire_time: Some(convert::kernel::encode_time(now.plus_days(DIRECTORY_KEY_DAYS))),
-    };
-    let object = signed::sign(tag::DIRECTORY_KEY, vouched.encode_to_vec(), trust::AUTHORITY, &root);
-    write_atomic(&dir.join("trust/directory-key.signed"), &object.encode_to_vec(), SHARED)?;
-    let empty = Directory {
-        linkage_id: linkage.clone(),
-        version: 1,
-        created_at: now,
-        regions: Default::default(),
-        gateways: Default::default(),
-    };
-    write_directory(dir, &empty)
-}
-
-/// The directory that an authority or a data folder holds, verified.
+/// The directory that a data folder or an authority's folder holds, verified.
 ///
 /// # Errors
 /// When a file is missing or not believed.
 pub fn read_directory(dir: &Path, now: Timestamp) -> Result<Directory> {
     Ok(region::folder::read_directory(dir, now)?)
-}
-
-/// Publishes the directory with these regions and gateways put in or replaced.
-///
-/// # Errors
-/// When the folder is no authority or the disk refuses.
-pub fn publish(
-    dir: &Path,
-    regions: Vec<Region>,
-    gateways: Vec<Gateway>,
-    now: Timestamp,
-) -> Result<Directory> {
-    let mut directory = read_directory(dir, now)?;
-    directory.version += 1;
-    directory.created_at = now;
-    directory.regions.extend(regions.into_iter().map(|region| (region.region_id.clone(), region)));
-    directory
-        .gateways
-        .extend(gateways.into_iter().map(|gateway| (gateway.gateway_id.clone(), gateway)));
-    write_directory(dir, &directory)?;
-    Ok(directory)
-}
-
-fn write_directory(dir: &Path, directory: &Directory) -> Result<()> {
-    let key = SigningKey::from_seed(&fixed(&dir.join("directory.key"))?);
-    let object =
-        signed::sign(tag::DIRECTORY, convert::directory::encode(directory), trust::AUTHORITY, &key);
-    write_atomic(&dir.join("trust/directory.signed"), &object.encode_to_vec(), SHARED)?;
-    Ok(())
 }
 
 /// Copies what the authority published into a data folder.
@@ -131,7 +60,7 @@ fn write_directory(dir: &Path, directory: &Directory) -> Result<()> {
 pub fn install_trust(authority: &Path, data: &Path) -> Result<()> {
     let (from, to) = (authority.join("trust"), data.join("trust"));
     fs::create_dir_all(&to)?;
-    for name in ["root.pub", "directory-key.signed", "directory.signed"] {
+    for name in [ROOT_FILE, SIGNED_FILE] {
         let bytes = fs::read(from.join(name))
             .with_context(|| format!("cannot read {}", from.join(name).display()))?;
         write_atomic(&to.join(name), &bytes, SHARED)?;
@@ -228,7 +157,7 @@ pub struct Terms {
     /// Days that parties keep a view.
     pub retention_days: Option<u32>,
     /// The agreement and the version of it that these terms shall replace.
-    pub supersedes: Option<(AgreementId, u32)>,
+    pub supersedes: Option<Box<Agreement>>,
 }
 
 impl Terms {
@@ -285,10 +214,11 @@ pub(crate) fn written(
 ) -> Agreement {
     let Terms { form, title, parties: _, clauses, purposes, days, retention_days, supersedes } =
         terms;
-    let (agreement_id, version) = supersedes.map_or_else(
+    let (agreement_id, version) = supersedes.as_ref().map_or_else(
         || (AgreementId::mint(now, entropy), 1),
-        |(id, version)| (id, version.saturating_add(1)),
+        |before| (before.agreement_id, before.version.saturating_add(1)),
     );
+    let force = if form == AgreementForm::Annex { Force::Ready } else { Force::InForce };
     Agreement {
         agreement_id,
         version,
@@ -300,8 +230,31 @@ pub(crate) fn written(
         started_at: now,
         ended_at: now.plus_days(days),
         retention_days,
+        force,
+        supersedes: supersedes.map(|before| before.sha256),
         sha256: [0; 32],
     }
+}
+
+/// Writes the version down that takes an agreement's place, not yet signed.
+///
+/// # Errors
+/// When what it comes to is not well formed.
+pub fn next_version(
+    before: &Agreement,
+    now: Timestamp,
+    change: impl FnOnce(&mut Agreement),
+) -> Result<SignedObject> {
+    let mut next = Agreement {
+        version: before.version.saturating_add(1),
+        supersedes: Some(before.sha256),
+        started_at: now,
+        ..before.clone()
+    };
+    change(&mut next);
+    let body = convert::agreement::encode(&next);
+    convert::agreement::decode(&body, sha256(&body)).context("that cannot be agreed")?;
+    Ok(SignedObject { body, signatures: Vec::new() })
 }
 
 /// Adds a region's signature to an agreement.
@@ -316,7 +269,7 @@ pub fn sign_agreement(object: &mut SignedObject, data: &Path, region: &RegionId)
     Ok(())
 }
 
-/// Puts an agreement that all have signed into a region's folder; it counts from the server's next start.
+/// Puts an agreement that all have signed into a region's folder; a server that runs takes it up by itself.
 ///
 /// # Errors
 /// When a signature is missing or the region is no party.
@@ -326,12 +279,8 @@ pub fn install_agreement(
     region: &RegionId,
     now: Timestamp,
 ) -> Result<PathBuf> {
-    let agreement = trust::agreement(object, &read_directory(data, now)?)?;
-    ensure!(agreement.has_party(region), "{region} is no party of `{}`", agreement.title);
-    let dir = region::folder::region_dir(data, region).join("agreements");
-    let path = dir.join(format!("{}-{}.signed", agreement.agreement_id, agreement.version));
-    write_atomic(&path, &object.encode_to_vec(), SHARED)?;
-    Ok(path)
+    let held = TrustFolder::open(data, now, trust::believe)?;
+    Ok(region::folder::install(data, region, object, held.held(), now)?)
 }
 
 /// Proposes an agreement, has every party sign it, puts it into every party's folder: what takes a
@@ -400,7 +349,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn fixed(path: &Path) -> Result<[u8; 32]> {
+pub(crate) fn fixed(path: &Path) -> Result<[u8; 32]> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     bytes.try_into().map_err(|_| anyhow::anyhow!("{} is damaged", path.display()))
 }

@@ -310,6 +310,9 @@ impl Page<'_> {
 
     fn withdraw(&self, withdrawal: &pb::Withdrawal) -> Result<Option<bool>, StoreError> {
         let pb::Withdrawal { record_id, kind, source } = withdrawal;
+        if let (Some(record_id), None) = (RecordId::from_slice(record_id), source) {
+            return self.erased(record_id).map(Some);
+        }
         let (Some(record_id), Ok(kind), Some(agreement_id)) = (
             RecordId::from_slice(record_id),
             Kind::try_from(*kind),
@@ -325,6 +328,22 @@ impl Page<'_> {
             self.withdrawn_until.micros(),
         ))?;
         Ok(Some(true))
+    }
+
+    /// A record of the region was erased: its content goes from here too, what was done to it unless the region has
+    /// yet to hear of it.
+    fn erased(&self, record_id: RecordId) -> Result<bool, StoreError> {
+        let id = record_id.as_bytes().as_slice();
+        let known = self
+            .conn
+            .prepare_cached("UPDATE record SET encoded = NULL WHERE record_id = ?1")?
+            .execute([id])?;
+        self.conn
+            .prepare_cached(
+                "DELETE FROM operation WHERE record_id = ?1 AND settled_at IS NOT NULL",
+            )?
+            .execute([id])?;
+        Ok(known > 0)
     }
 
     /// The agreement of a view; `None` for a view that claims to come from the region itself.

@@ -75,6 +75,8 @@ impl Store {
         set(&conn, "journal_mode", "WAL", "wal")?;
         set(&conn, "synchronous", "FULL", "2")?;
         set(&conn, "foreign_keys", "ON", "1")?;
+        // What was withdrawn or erased is not left lying in the file.
+        set(&conn, "secure_delete", "ON", "1")?;
         migrate(&mut conn)?;
         Ok(Self { conn })
     }

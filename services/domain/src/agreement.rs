@@ -11,8 +11,27 @@ code_table! {
         Charter = 1 "CHARTER",
         /// Between any regions.
         Agreement = 2 "AGREEMENT",
+        /// For an emergency: signed by all beforehand, activated by one.
+        Annex = 3 "ANNEX",
     }
 }
+
+code_table! {
+    /// Whether a version lets anything new leave. What it has shown is called off and closed all the same.
+    Force {
+        /// Between its start and its end.
+        InForce = 1 "IN_FORCE",
+        /// Not now.
+        Suspended = 2 "SUSPENDED",
+        /// Not any more.
+        Closed = 3 "CLOSED",
+        /// Of an annex: not until a party activates it.
+        Ready = 4 "READY",
+    }
+}
+
+/// Hours for which a party can activate an annex.
+pub const ANNEX_HOURS_MAX: i64 = 72;
 
 code_table! {
     /// What is granted (DOMAIN 8.10).
@@ -142,8 +161,40 @@ pub struct Agreement {
     pub ended_at: Timestamp,
     /// Days that parties keep a view after it was shown, where the record is kept for longer.
     pub retention_days: Option<u32>,
+    /// Whether it lets anything new leave.
+    pub force: Force,
+    /// SHA-256 of the signed bytes of the version whose place it takes; `None` for the first.
+    pub supersedes: Option<[u8; 32]>,
     /// SHA-256 of the signed bytes.
     pub sha256: [u8; 32],
+}
+
+/// Whose signatures a version needs that takes another's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// All its parties'.
+    All,
+    /// Of all but any one.
+    AllButOne,
+    /// Of any one.
+    Any,
+    /// Of this one, who is no party of it any more.
+    Leaver(RegionId),
+}
+
+/// How an agreement stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgreementState {
+    /// Its time has not come.
+    Agreed,
+    /// What its clauses grant leaves.
+    InForce,
+    /// Nothing new leaves until another version says so.
+    Suspended,
+    /// Nothing new leaves any more; what was shown is called off, closed and kept as long as was agreed.
+    Closing,
+    /// An annex that waits for a party to activate it.
+    Ready,
 }
 
 impl Agreement {
@@ -154,6 +205,164 @@ impl Agreement {
 
     /// Whether the agreement is in force at this moment.
     pub fn in_force(&self, now: Timestamp) -> bool {
-        self.started_at <= now && now < self.ended_at
+        self.state(now) == AgreementState::InForce
+    }
+
+    /// How it stands at this moment.
+    pub fn state(&self, now: Timestamp) -> AgreementState {
+        match self.force {
+            _ if now < self.started_at => AgreementState::Agreed,
+            _ if now >= self.ended_at => AgreementState::Closing,
+            Force::InForce => AgreementState::InForce,
+            Force::Suspended => AgreementState::Suspended,
+            Force::Closed => AgreementState::Closing,
+            Force::Ready => AgreementState::Ready,
+        }
+    }
+
+    /// Whose signatures make `next` take this version's place. Whoever wants more than this one grants, or other
+    /// parties, needs all who are parties then; going, stopping and what was agreed beforehand need fewer.
+    pub fn consent(&self, next: &Self) -> Consent {
+        let as_before = |next: &Self| Self {
+            version: self.version,
+            supersedes: self.supersedes,
+            sha256: self.sha256,
+            started_at: self.started_at,
+            ..next.clone()
+        };
+        let mut left = self.parties.iter().filter(|party| !next.has_party(&party.region));
+        if let (Some(leaver), None) = (left.next(), left.next()) {
+            let with = Self { parties: self.parties.clone(), ..as_before(next) };
+            let others = self.parties.iter().filter(|party| *party != leaver);
+            if with == *self && others.eq(&next.parties) {
+                return Consent::Leaver(leaver.region.clone());
+            }
+        }
+        let stops = matches!(next.force, Force::Suspended | Force::Closed);
+        if stops && (Self { force: self.force, ..as_before(next) }) == *self {
+            return Consent::AllButOne;
+        }
+        let activates = self.form == AgreementForm::Annex
+            && matches!(self.force, Force::Ready | Force::InForce)
+            && next.force == Force::InForce;
+        let window = Self { force: self.force, ended_at: self.ended_at, ..as_before(next) };
+        if activates && window == *self { Consent::Any } else { Consent::All }
+    }
+
+    /// Whether a version shows other parties, or other things, than the one before: what is open is shown anew.
+    pub fn shows_otherwise(&self, before: &Self) -> bool {
+        let terms = |of: &Self| (of.retention_days, of.force == Force::InForce);
+        self.parties != before.parties
+            || self.clauses != before.clauses
+            || terms(self) != terms(before)
+    }
+}
+
+/// The version of an agreement that counts: the newest whose time has come.
+pub fn current<'a>(
+    versions: impl Iterator<Item = &'a Agreement>,
+    now: Timestamp,
+) -> Option<&'a Agreement> {
+    versions.filter(|version| version.started_at <= now).max_by_key(|version| version.version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{NOW, agreement, clause};
+
+    fn next(before: &Agreement, change: impl FnOnce(&mut Agreement)) -> Agreement {
+        let mut next = Agreement {
+            version: before.version + 1,
+            supersedes: Some(before.sha256),
+            sha256: [7; 32],
+            started_at: NOW,
+            ..before.clone()
+        };
+        change(&mut next);
+        next
+    }
+
+    #[test]
+    fn going_and_stopping_need_fewer_signatures_than_anything_else() {
+        let parties = ["daluba", "xianfeng", "xiaonanhai"];
+        let before = agreement(&parties, vec![clause(Grant::Sos)]);
+        let consent = |change: fn(&mut Agreement)| before.consent(&next(&before, change));
+        let leaver = Consent::Leaver("xianfeng".parse().unwrap());
+        assert_eq!(consent(|next| drop(next.parties.remove(1))), leaver);
+        assert_eq!(consent(|next| next.force = Force::Suspended), Consent::AllButOne);
+        assert_eq!(consent(|next| next.force = Force::Closed), Consent::AllButOne);
+        // Each beside another change, or alone where it is another.
+        let more: [fn(&mut Agreement); 9] = [
+            |_| {},
+            |next| next.clauses[0].grant = Grant::EventDetail,
+            |next| next.ended_at = next.ended_at.plus_days(1),
+            |next| next.retention_days = Some(3),
+            |next| next.purposes.clear(),
+            |next| drop(next.parties.drain(..2)),
+            |next| {
+                next.parties.remove(1);
+                next.clauses.clear();
+            },
+            |next| next.parties[0].signing_key_sha256 = [1; 32],
+            |next| {
+                next.force = Force::Closed;
+                next.title.clear();
+            },
+        ];
+        for change in more {
+            assert_eq!(consent(change), Consent::All);
+        }
+        // To go on again is more than to stand still.
+        let suspended = next(&before, |next| next.force = Force::Suspended);
+        let again = next(&suspended, |next| next.force = Force::InForce);
+        assert_eq!(suspended.consent(&again), Consent::All);
+    }
+
+    #[test]
+    fn any_party_activates_an_annex_and_nothing_else_with_it() {
+        let parties = ["xianfeng", "xiaonanhai"];
+        let mut ready = agreement(&parties, vec![clause(Grant::EventDetail)]);
+        (ready.form, ready.force) = (AgreementForm::Annex, Force::Ready);
+        let activated = next(&ready, |next| {
+            next.force = Force::InForce;
+            next.ended_at = NOW.plus_days(3);
+        });
+        assert_eq!(ready.consent(&activated), Consent::Any);
+        let again = next(&activated, |next| next.ended_at = NOW.plus_days(6));
+        assert_eq!(activated.consent(&again), Consent::Any);
+        let wider = next(&activated, |next| next.clauses.push(clause(Grant::Sos)));
+        assert_eq!(activated.consent(&wider), Consent::All);
+        let plain = agreement(&parties, vec![clause(Grant::EventDetail)]);
+        let longer = next(&plain, |next| next.ended_at = NOW.plus_days(3));
+        assert_eq!(plain.consent(&longer), Consent::All);
+    }
+
+    #[test]
+    fn a_state_follows_from_what_was_signed_and_the_time() {
+        let mut version = agreement(&["xianfeng", "xiaonanhai"], vec![clause(Grant::Sos)]);
+        let states =
+            |version: &Agreement| [-11, 0, 10].map(|days| version.state(NOW.plus_days(days)));
+        let (agreed, closing) = (AgreementState::Agreed, AgreementState::Closing);
+        for (force, state) in [
+            (Force::InForce, AgreementState::InForce),
+            (Force::Suspended, AgreementState::Suspended),
+            (Force::Closed, closing),
+            (Force::Ready, AgreementState::Ready),
+        ] {
+            version.force = force;
+            assert_eq!(states(&version), [agreed, state, closing]);
+        }
+    }
+
+    #[test]
+    fn the_newest_version_counts_whose_time_has_come() {
+        let one = agreement(&["xianfeng", "xiaonanhai"], vec![clause(Grant::Sos)]);
+        let two = next(&one, |next| next.started_at = NOW.plus_days(1));
+        let version = |days| {
+            let versions = [&two, &one].into_iter();
+            current(versions, NOW.plus_days(days)).map(|version| version.version)
+        };
+        assert_eq!([-11, 0, 1, 99].map(version), [None, Some(1), Some(2), Some(2)]);
     }
 }

@@ -89,6 +89,8 @@ pub struct Directory {
     pub regions: BTreeMap<RegionId, Region>,
     /// Its gateways, by id.
     pub gateways: BTreeMap<GatewayId, Gateway>,
+    /// Ed25519 key that signs freshness.
+    pub freshness_key: Option<[u8; 32]>,
 }
 
 impl Directory {

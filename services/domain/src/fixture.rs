@@ -1,6 +1,6 @@
 //! Records for tests, each as plain as its kind allows.
 
-use crate::agreement::{Agreement, AgreementForm, Clause, Grant, Party, Release};
+use crate::agreement::{Agreement, AgreementForm, Clause, Force, Grant, Party, Release};
 use crate::directory::{Directory, Region, RegionLevel};
 use crate::kernel::{
     AgreementId, Datum, EmergencyLevel, Entropy, Epoch, FixSource, GeoPoint, LinkageId, Purpose,
@@ -215,6 +215,8 @@ pub(crate) fn agreement(parties: &[&str], clauses: Vec<Clause>) -> Agreement {
         started_at: NOW.plus_days(-10),
         ended_at: NOW.plus_days(10),
         retention_days: None,
+        force: Force::InForce,
+        supersedes: None,
         sha256: [0; 32],
     }
 }
@@ -255,5 +257,6 @@ pub(crate) fn directory() -> Directory {
         created_at: NOW,
         regions: regions.into(),
         gateways: BTreeMap::new(),
+        freshness_key: None,
     }
 }

@@ -21,6 +21,8 @@
 
 pub mod agreement;
 pub mod directory;
+pub mod erasure;
+pub mod freshness;
 pub mod guard;
 pub mod kernel;
 pub mod operation;

@@ -91,6 +91,8 @@ pub enum Change {
         /// The unit that answers.
         unit: String,
     },
+    /// Takes a record of this kind back from all who were shown it.
+    Withdraw(Kind),
 }
 
 impl Change {
@@ -104,6 +106,7 @@ impl Change {
             Self::Observation(_) => Kind::Observation,
             Self::ReportEvent(_) | Self::Event { .. } => Kind::Event,
             Self::RaiseSos(_) | Self::Sos { .. } => Kind::SosAlert,
+            Self::Withdraw(kind) => *kind,
         }
     }
 
@@ -121,6 +124,7 @@ impl Change {
             Self::Event { .. } => "event_transition",
             Self::RaiseSos(_) => "raise_sos",
             Self::Sos { .. } => "sos_transition",
+            Self::Withdraw(_) => "withdraw",
         }
     }
 
@@ -130,7 +134,7 @@ impl Change {
             Self::OpenShift(shift) => shift.texts(),
             Self::Shift { handover_note, .. } => vec![("handover_note", handover_note)],
             Self::PlanPatrol(patrol) => patrol.texts(),
-            Self::Patrol { .. } => Vec::new(),
+            Self::Patrol { .. } | Self::Withdraw(_) => Vec::new(),
             Self::CheckIn(check_in) => check_in.texts(),
             Self::TrackBatch(batch) => batch.texts(),
             Self::Observation(observation) => observation.texts(),

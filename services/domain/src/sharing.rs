@@ -71,16 +71,18 @@ code_table! {
         Approval = 3 "APPROVAL",
         /// It does not lie where the agreement holds.
         Place = 4 "PLACE",
+        /// It is called off or over, and the party is none of the version in force.
+        Over = 5 "OVER",
     }
 }
 
 code_table! {
-    /// Why a revision is withheld, in the order in which it is asked. Where several clauses refuse, the
-    /// one that comes furthest decides.
+    /// Why a revision is withheld, but for the first two in the order in which it is asked. Where several
+    /// clauses refuse, the one that comes furthest decides.
     Withhold {
-        /// The owner is no party.
+        /// It would leave, but the owner is no party.
         NotAParty = 1 "NOT_A_PARTY",
-        /// The agreement is not in force.
+        /// It would leave, but the agreement is not in force.
         NotInForce = 2 "NOT_IN_FORCE",
         /// It may not travel as far as the parties are.
         Sensitivity = 3 "SENSITIVITY",
@@ -117,18 +119,17 @@ impl Withhold {
 }
 
 impl Decision {
-    /// What to remember of it; `None` leaves the memory as it is.
-    pub const fn shown(&self) -> Option<LastShown> {
-        match self {
-            Self::Nothing(_) => None,
-            Self::Show(View { share_n, lane, last, .. }) => {
-                let standing = if *last { Standing::Last } else { Standing::Shown };
-                Some(LastShown { share_n: *share_n, lane: *lane, standing })
-            }
-            Self::Leave(Leave { share_n, lane, .. }) => {
-                Some(LastShown { share_n: *share_n, lane: *lane, standing: Standing::Left })
-            }
-        }
+    /// What to remember of it, decided under this version after `before`; `None` leaves the memory as it is.
+    pub fn shown(&self, before: Option<&LastShown>, version: u32) -> Option<LastShown> {
+        let (share_n, lane, standing) = match self {
+            Self::Nothing(_) => return None,
+            Self::Show(View { share_n, lane, last: false, .. }) => (share_n, lane, Standing::Shown),
+            Self::Show(View { share_n, lane, .. }) => (share_n, lane, Standing::Last),
+            Self::Leave(Leave { share_n, lane, .. }) => (share_n, lane, Standing::Left),
+        };
+        let shown = before.filter(|before| before.standing == Standing::Shown);
+        let since_version = shown.map_or(version, |shown| shown.since_version.min(version));
+        Some(LastShown { share_n: *share_n, lane: *lane, standing, since_version })
     }
 }
 
@@ -137,7 +138,8 @@ impl Decision {
 ///
 /// A record that falls out by level or because it is over is shown once more as the last; one that
 /// falls out by category, place, sensitivity or approval leaves without its content. After either there is
-/// nothing until it qualifies again.
+/// nothing until it qualifies again. Where the agreement is not in force, or not the owner's any more, nothing
+/// new leaves, and what was shown is called off and closed all the same.
 pub fn share(
     record: &Record,
     agreement: &Agreement,
@@ -157,7 +159,11 @@ pub fn share(
         let unverified = !record.body.is_accepted();
         Decision::Show(View { share_n, last, unverified, lane, fields, withheld, body, expires_at })
     };
-    match (judge(record, agreement, directory, now), shown) {
+    let verdict = judge(record, agreement, directory);
+    if let (Verdict::In(_), Some(why)) = (&verdict, closing(record, agreement, now)) {
+        return Decision::Nothing(why);
+    }
+    match (verdict, shown) {
         (Verdict::In(_), None) if record.meta.expires_at <= now => {
             Decision::Nothing(Withhold::Expired)
         }
@@ -187,8 +193,8 @@ pub fn explain<'a>(
     directory: &Directory,
     now: Timestamp,
 ) -> Ruling<'a> {
-    let (clause, withhold) = match judge(record, agreement, directory, now) {
-        Verdict::In(clause) => (Some(clause), None),
+    let (clause, withhold) = match judge(record, agreement, directory) {
+        Verdict::In(clause) => (Some(clause), closing(record, agreement, now)),
         Verdict::Gone(clause, why) => (Some(clause), Some(why)),
         Verdict::Out(clause, why) => (clause, Some(why)),
     };
@@ -209,18 +215,18 @@ enum Verdict<'a> {
     Out(Option<&'a Clause>, Withhold),
 }
 
-fn judge<'a>(
-    record: &Record,
-    agreement: &'a Agreement,
-    directory: &Directory,
-    now: Timestamp,
-) -> Verdict<'a> {
+/// Why nothing new leaves, whatever it is.
+fn closing(record: &Record, agreement: &Agreement, now: Timestamp) -> Option<Withhold> {
     if !agreement.has_party(&record.meta.owner_region) {
-        return Verdict::Out(None, Withhold::NotAParty);
+        Some(Withhold::NotAParty)
+    } else if !agreement.in_force(now) {
+        Some(Withhold::NotInForce)
+    } else {
+        None
     }
-    if !agreement.in_force(now) {
-        return Verdict::Out(None, Withhold::NotInForce);
-    }
+}
+
+fn judge<'a>(record: &Record, agreement: &'a Agreement, directory: &Directory) -> Verdict<'a> {
     if !may_travel(record, agreement, directory) {
         return Verdict::Out(None, Withhold::Sensitivity);
     }

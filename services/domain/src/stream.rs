@@ -70,6 +70,9 @@ pub struct LastShown {
     pub lane: Lane,
     /// What the recipient believes now.
     pub standing: Standing,
+    /// The first version of the agreement under which it has been shown without a break: the parties of all
+    /// versions since then hold it.
+    pub since_version: u32,
 }
 
 code_table! {
@@ -90,7 +93,7 @@ pub struct Shown(Vec<(AgreementId, LastShown)>);
 
 impl Shown {
     /// Bytes of one agreement's part.
-    const BYTES_EACH: usize = 26;
+    const BYTES_EACH: usize = 30;
 
     /// What was shown under the agreement.
     pub fn get(&self, agreement: AgreementId) -> Option<&LastShown> {
@@ -109,14 +112,15 @@ impl Shown {
     }
 
     /// The one spelling, as a store keeps it: for each agreement, in the order of their ids, its id,
-    /// `share_n` big endian, lane, standing.
+    /// `share_n` big endian, lane, standing, `since_version` big endian.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.0.len() * Self::BYTES_EACH);
-        for (agreement, LastShown { share_n, lane, standing }) in &self.0 {
+        for (agreement, LastShown { share_n, lane, standing, since_version }) in &self.0 {
             out.extend_from_slice(agreement.as_bytes());
             out.extend_from_slice(&share_n.to_be_bytes());
             out.push(u8::try_from(lane.code()).unwrap_or(u8::MAX));
             out.push(u8::try_from(standing.code()).unwrap_or(u8::MAX));
+            out.extend_from_slice(&since_version.to_be_bytes());
         }
         out
     }
@@ -127,11 +131,13 @@ impl Shown {
         let read = |part: &[u8; Self::BYTES_EACH]| {
             let (agreement, rest) = part.split_at(16);
             let (share_n, rest) = rest.split_at(8);
-            let &[lane, standing] = rest else { return None };
+            let &[lane, standing, ref since_version @ ..] = rest else { return None };
             let share_n = u64::from_be_bytes(share_n.try_into().ok()?);
             let lane = Lane::try_from(i64::from(lane)).ok()?;
             let standing = Standing::try_from(i64::from(standing)).ok()?;
-            Some((AgreementId::from_slice(agreement)?, LastShown { share_n, lane, standing }))
+            let since_version = u32::from_be_bytes(since_version.try_into().ok()?);
+            let last = LastShown { share_n, lane, standing, since_version };
+            Some((AgreementId::from_slice(agreement)?, last))
         };
         let parts: Vec<_> = parts.iter().map(read).collect::<Option<_>>()?;
         let ordered = parts.is_sorted_by(|(one, _), (next, _)| one < next);
@@ -149,7 +155,8 @@ mod tests {
 
     #[test]
     fn what_was_shown_is_spelled_in_one_way() {
-        let last = |share_n, standing| LastShown { share_n, lane: Lane::Bulk, standing };
+        let last =
+            |share_n, standing| LastShown { share_n, lane: Lane::Bulk, standing, since_version: 2 };
         let mut shown = Shown::default();
         assert_eq!(Shown::from_bytes(&shown.to_bytes()), Some(shown.clone()));
         for (n, standing) in [(9, Standing::Left), (1, Standing::Last), (9, Standing::Shown)] {
@@ -158,9 +165,9 @@ mod tests {
         assert_eq!(shown.get(agreement(9)), Some(&last(9, Standing::Shown)));
         assert_eq!(shown.get(agreement(2)), None);
         let bytes = shown.to_bytes();
-        assert_eq!(bytes.len(), 52);
+        assert_eq!(bytes.len(), 60);
         assert_eq!(Shown::from_bytes(&bytes), Some(shown));
-        let (first, second) = bytes.split_at(26);
+        let (first, second) = bytes.split_at(30);
         for bad in [&bytes[1..], &[second, first].concat(), &[first, first].concat()] {
             assert_eq!(Shown::from_bytes(bad), None);
         }

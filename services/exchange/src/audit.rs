@@ -1,7 +1,6 @@
 //! Holds a store against its chains: every entry that was written or applied, every receipt, every look. What
 //! was changed, put in or taken out is named by table and place.
 
-use bytes::Bytes;
 use domain::directory::Directory;
 use domain::stream::{Position, StreamId};
 use prost::Message as _;
@@ -212,32 +211,23 @@ fn followed_by(followed: &mut Followed, view: &HeldView, report: &mut Report) {
         report.find("view", Some(stream), held.seq, What::Changed);
     }
     followed.salted |= !old;
-    let entry = match (&held.entry, view_of(encoded)) {
+    let entry = match (&held.entry, seal::entry::of_sent(encoded.clone())) {
         (Some(entry), _) => entry.clone(),
-        (None, Some(view)) => entry::wrap(&view),
+        (None, Some(entry)) => entry,
         (None, None) => {
             report.find("view", Some(stream), held.seq, What::Unreadable);
             (followed.lost, followed.at.seq) = (true, held.seq);
             return;
         }
     };
-    if view_sha256.as_ref().is_some_and(|hash| *hash != sha256(&entry)) {
+    // Of one that was taken back, no more than its commitment is left.
+    let whole = held.salt.is_none_or(|salt| chain::erased(&salt, &entry).is_none());
+    if whole && view_sha256.as_ref().is_some_and(|hash| *hash != sha256(&entry)) {
         report.find("view", Some(stream), held.seq, What::Changed);
         followed.lost = true;
     }
     report.without_salt += u64::from(old);
     followed.follow(held.seq, held.salt, &entry);
-}
-
-/// The view in what watchers are sent, as it came.
-fn view_of(encoded: &Bytes) -> Option<Bytes> {
-    /// A `device.v1.NeighbourView` whose view is not taken apart.
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct Sent {
-        #[prost(bytes = "bytes", optional, tag = "1")]
-        view: Option<Bytes>,
-    }
-    Sent::decode(encoded.clone()).ok()?.view
 }
 
 /// The log of looks.

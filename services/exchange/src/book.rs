@@ -1,13 +1,14 @@
-//! What a region knows of the linkage: its own keys, the directory, the agreements it is a party of.
+//! What a region knows of the linkage: its own keys, who is in it, the agreements it is a party of.
 
-use bytes::Bytes;
 use domain::agreement::Agreement;
 use domain::directory::{Directory, Region};
 use domain::kernel::{AgreementId, LinkageId, RegionId};
-use proto::convert::entry;
 use proto::kernel::v1::SignedObject;
-use seal::key::{SealingKey, SigningKey};
-use std::collections::BTreeMap;
+use seal::key::{SealingKey, SigningKey, key_fingerprint};
+use seal::trust::Trust;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// An agreement version and the object its parties signed.
 #[derive(Clone, Debug)]
@@ -16,19 +17,16 @@ pub struct SignedAgreement {
     pub agreement: Agreement,
     /// As it was signed.
     pub signed: SignedObject,
-    /// The entry that opens its streams.
-    pub start: Bytes,
 }
 
 impl SignedAgreement {
     /// An agreement that was verified.
     pub fn new(agreement: Agreement, signed: SignedObject) -> Self {
-        let start = entry::encode_start(&agreement.sha256);
-        Self { agreement, signed, start }
+        Self { agreement, signed }
     }
 }
 
-/// What a region knows. Verified when it was loaded; does not change while the server runs.
+/// What a region knows at one moment, all of it verified. What changes is put on the [`Shelf`] as another.
 #[derive(Debug)]
 pub struct Book {
     /// The region.
@@ -38,34 +36,89 @@ pub struct Book {
     /// Opens what is sealed to it.
     pub sealing: SealingKey,
     /// The linkage.
-    pub directory: Directory,
-    /// Agreements this region is a party of.
+    pub trust: Arc<Trust>,
+    /// Versions of agreements that this region is a party of, and those that have left it out.
     pub agreements: BTreeMap<(AgreementId, u32), SignedAgreement>,
 }
 
 impl Book {
     /// The linkage's id.
     pub fn linkage(&self) -> &LinkageId {
-        &self.directory.linkage_id
+        &self.trust.directory.linkage_id
     }
 
-    /// An agreement version this region is a party of.
+    /// Who is in the linkage.
+    pub fn directory(&self) -> &Directory {
+        &self.trust.directory
+    }
+
+    /// An agreement version.
     pub fn agreement(&self, id: AgreementId, version: u32) -> Option<&Agreement> {
         self.agreements.get(&(id, version)).map(|signed| &signed.agreement)
     }
 
-    /// A region of the linkage.
-    pub fn find_region(&self, region: &RegionId) -> Option<&Region> {
-        self.directory.regions.get(region)
+    /// The agreements that this region is or was a party of.
+    pub fn agreement_ids(&self) -> BTreeSet<AgreementId> {
+        self.agreements.keys().map(|(id, _)| *id).collect()
     }
 
-    /// The parties of an agreement with the keys to seal to, by id, the origin among them. `None` when
-    /// one of them is not in the directory.
-    pub fn sealing_keys(&self, agreement: &Agreement) -> Option<Vec<(RegionId, [u8; 32])>> {
-        agreement
-            .parties
-            .iter()
-            .map(|party| Some((party.region.clone(), self.find_region(&party.region)?.sealing_key)))
-            .collect()
+    /// The versions of an agreement, oldest first.
+    pub fn versions(&self, id: AgreementId) -> impl Iterator<Item = &Agreement> {
+        self.agreements.range((id, 0)..=(id, u32::MAX)).map(|(_, signed)| &signed.agreement)
+    }
+
+    /// A region of the linkage that is believed.
+    pub fn find_region(&self, region: &RegionId) -> Option<&Region> {
+        self.trust.find_region(region)
+    }
+
+    /// A party of an agreement that is believed, with the key that the agreement pins.
+    pub fn find_party(&self, agreement: &Agreement, region: &RegionId) -> Option<&Region> {
+        let party = agreement.parties.iter().find(|party| party.region == *region)?;
+        let listed = self.find_region(region)?;
+        (key_fingerprint(&listed.signing_key) == party.signing_key_sha256).then_some(listed)
+    }
+
+    /// The parties of an agreement with the keys to seal to, by id, the origin among them: without those who
+    /// were revoked or have left, who get nothing that is sealed from now on.
+    pub fn sealing_keys(&self, agreement: &Agreement) -> Vec<(RegionId, [u8; 32])> {
+        let parties = agreement.parties.iter();
+        let live = parties.filter_map(|party| self.find_party(agreement, &party.region));
+        live.map(|region| (region.region_id.clone(), region.sealing_key)).collect()
+    }
+
+    /// Whether anything that is decided by it has changed since another.
+    pub fn differs(&self, other: &Self) -> bool {
+        let versions = |book: &Self| -> Vec<_> {
+            book.agreements.values().map(|signed| signed.agreement.sha256).collect()
+        };
+        self.trust.differs(&other.trust) || versions(self) != versions(other)
+    }
+}
+
+/// Where the book lies. Who works with it takes it in hand once and keeps to it; who must hear of a change
+/// watches.
+#[derive(Clone, Debug)]
+pub struct Shelf(watch::Sender<Arc<Book>>);
+
+impl Shelf {
+    /// With this book.
+    pub fn new(book: Book) -> Self {
+        Self(watch::Sender::new(Arc::new(book)))
+    }
+
+    /// The book as it is now.
+    pub fn book(&self) -> Arc<Book> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Puts another in its place.
+    pub fn put(&self, book: Book) {
+        self.0.send_replace(Arc::new(book));
+    }
+
+    /// Hears of others from now on.
+    pub fn watch(&self) -> watch::Receiver<Arc<Book>> {
+        self.0.subscribe()
     }
 }

@@ -3,23 +3,27 @@
 //! A bundle begins where the party's last receipt ends, so what one bundle lacks a later one brings, in
 //! whatever order they come, and what comes again is known.
 
+use crate::book::Book;
 use crate::cut::{CutError, cut};
-use crate::home::Home;
+use crate::home::{Home, News};
 use crate::receive::Outcome;
 use bytes::Bytes;
-use domain::kernel::{AgreementId, Reason, RegionId};
+use domain::kernel::{Reason, RegionId};
 use domain::stream::{Position, StreamId};
 use proto::convert::kernel::encode_time;
+use proto::directory::v1::TrustSet;
 use proto::exchange::v1::{BundleEnd, BundleHeader, BundlePart, bundle_part::Part};
 use proto::kernel::v1::SignedObject;
 use seal::segment::{ENTRIES_PER_SEGMENT_MAX, Segment};
 use seal::signed::Head;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use storage::ReadError;
 use storage::region::StreamRow;
 
 /// Format of a bundle.
 const FORMAT: u32 = 1;
+/// Bytes of a directory that goes along.
+const DIRECTORY_BYTES_MAX: usize = 512 * 1024;
 /// Refusals that are told.
 const REFUSALS_MAX: usize = 100;
 
@@ -45,8 +49,16 @@ impl<'a> Export<'a> {
     /// When the store cannot be read.
     pub async fn begin(home: &'a Home, to: &RegionId) -> Result<Self, ReadError> {
         let book = &home.book;
-        let shared: Vec<_> =
-            book.agreements.values().filter(|signed| signed.agreement.has_party(to)).collect();
+        // Also the version that leaves the party out: it must hear of that.
+        let shared: Vec<_> = book
+            .agreements
+            .iter()
+            .filter(|((id, version), signed)| {
+                let before = book.agreement(*id, version.saturating_sub(1));
+                signed.agreement.has_party(to) || before.is_some_and(|before| before.has_party(to))
+            })
+            .map(|(_, signed)| signed)
+            .collect();
         let concerns = |stream: &StreamId| {
             book.agreement(stream.agreement, stream.version)
                 .is_some_and(|agreement| agreement.has_party(to))
@@ -58,7 +70,7 @@ impl<'a> Export<'a> {
             to_region: to.to_string(),
             create_time: Some(encode_time(home.clock.now())),
         };
-        let mut ready = vec![Part::Header(header)];
+        let mut ready = vec![Part::Header(header), Part::Trust(carried(book))];
         ready.extend(shared.iter().map(|signed| Part::Agreement(signed.signed.clone())));
         for inbox in home.store.list_inboxes().await? {
             let StreamRow { stream, position, parked_count } = inbox;
@@ -130,6 +142,14 @@ impl<'a> Export<'a> {
     }
 }
 
+/// What the authority signed, without a directory that would not fit beside it.
+fn carried(book: &Book) -> TrustSet {
+    let whole = book.trust.signed().clone();
+    let size = whole.directory.as_ref().map_or(0, |directory| directory.body.len());
+    let directory = whole.directory.filter(|_| size <= DIRECTORY_BYTES_MAX);
+    TrustSet { directory, ..whole }
+}
+
 /// Why a bundle is not taken at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -184,13 +204,11 @@ pub struct Fared {
 }
 
 /// A bundle that is being taken.
-pub struct Import<'a> {
-    home: &'a Home,
+pub struct Import {
+    home: Home,
     parts: u64,
     ended: bool,
     held: BTreeMap<StreamId, StreamRow>,
-    /// Agreement versions that the bundle names and this region does not know.
-    unknown: BTreeSet<(AgreementId, u32)>,
     /// How every stream fared of which there was a segment or a head.
     pub streams: BTreeMap<StreamId, Fared>,
     /// Receipts that were kept.
@@ -199,19 +217,18 @@ pub struct Import<'a> {
     pub refusals: Vec<Refusal>,
 }
 
-impl<'a> Import<'a> {
+impl Import {
     /// Nothing is taken yet.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn begin(home: &'a Home) -> Result<Self, ReadError> {
+    pub async fn begin(home: Home) -> Result<Self, ReadError> {
         let held = home.store.list_inboxes().await?;
         Ok(Self {
-            home,
             parts: 0,
             ended: false,
+            home,
             held: held.into_iter().map(|row| (row.stream.clone(), row)).collect(),
-            unknown: BTreeSet::new(),
             streams: BTreeMap::new(),
             receipts: 0,
             refusals: Vec::new(),
@@ -229,7 +246,8 @@ impl<'a> Import<'a> {
         }
         match part {
             Part::Header(header) => self.header(header)?,
-            Part::Agreement(object) => self.agreement(&object),
+            Part::Trust(set) => self.trust(set).await,
+            Part::Agreement(object) => self.agreement(object).await,
             Part::Segment(bytes) => self.segment(bytes).await?,
             Part::Head(object) => self.head(&object),
             Part::Receipt(object) => self.receipt(&object).await,
@@ -262,18 +280,20 @@ impl<'a> Import<'a> {
         Ok(())
     }
 
-    /// An agreement that is not known here is told: its segments will be refused.
-    fn agreement(&mut self, object: &SignedObject) {
-        let book = &self.home.book;
-        match seal::trust::agreement(object, &book.directory) {
-            Ok(named) => {
-                if book.agreement(named.agreement_id, named.version).is_none()
-                    && self.unknown.insert((named.agreement_id, named.version))
-                {
-                    self.refuse(None, Reason::AgreementUnknown);
-                }
-            }
-            Err(error) => self.refuse(None, error.reason()),
+    /// What the authority signed counts for what comes after it.
+    async fn trust(&mut self, set: TrustSet) {
+        match self.home.show(News::Trust(set)).await {
+            Ok(()) => self.home.book = self.home.shelf.book(),
+            Err(reason) => self.refuse(None, reason),
+        }
+    }
+
+    /// An agreement counts for what comes after it.
+    async fn agreement(&mut self, object: SignedObject) {
+        let region = self.home.book.region.clone();
+        match self.home.show(News::Agreement(region, object)).await {
+            Ok(()) => self.home.book = self.home.shelf.book(),
+            Err(reason) => self.refuse(None, reason),
         }
     }
 

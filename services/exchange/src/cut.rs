@@ -19,8 +19,8 @@ pub enum CutError {
     /// The seal refused.
     #[error("the range could not be sealed")]
     Seal(#[from] SealError),
-    /// The agreement or one of its parties is not known here any more.
-    #[error("the agreement or a party of it is not known")]
+    /// The agreement is not known here any more.
+    #[error("the agreement is not known")]
     AgreementUnknown,
     /// The server stops.
     #[error("the server stops")]
@@ -94,7 +94,7 @@ pub fn seal_rows(
     rows.truncate(fits);
     let agreement =
         book.agreement(stream.agreement, stream.version).ok_or(CutError::AgreementUnknown)?;
-    let parties = book.sealing_keys(agreement).ok_or(CutError::AgreementUnknown)?;
+    let parties = book.sealing_keys(agreement);
     let expires_at =
         rows.iter().map(|row| row.expires_at).max().unwrap_or(Timestamp::from_micros(0));
     let after = rows.last().ok_or(CutError::Short)?.position;

@@ -19,6 +19,9 @@ pub async fn shown(store: &Store, stream: &StreamId) -> Result<Vec<DigestRow>, R
         let Some(last) = entries.last() else { break };
         after = last.position.seq;
         for row in &entries {
+            if seal::chain::erased(&row.salt, &row.entry).is_some() {
+                continue;
+            }
             match entry::decode(row.entry.clone()) {
                 Ok(Entry::View(head, _)) => rows.push(DigestRow {
                     record_id: head.record_id,
@@ -26,7 +29,7 @@ pub async fn shown(store: &Store, stream: &StreamId) -> Result<Vec<DigestRow>, R
                     share_n: head.share_n,
                     view_sha256: seal::key::sha256(&row.entry),
                 }),
-                Ok(Entry::Start { .. } | Entry::Leave { .. }) => {}
+                Ok(Entry::Start { .. } | Entry::End | Entry::Erase(_) | Entry::Leave { .. }) => {}
                 Err(_) => return Err(ReadError::Inconsistent("outbox.entries")),
             }
         }

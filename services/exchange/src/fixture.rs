@@ -2,7 +2,7 @@
 
 use crate::book::{Book, SignedAgreement};
 use bytes::Bytes;
-use domain::agreement::{Agreement, AgreementForm, Party};
+use domain::agreement::{Agreement, AgreementForm, Force, Party};
 use domain::directory::{Directory, Region, RegionLevel};
 use domain::kernel::{
     AgreementId, Entropy, Epoch, Kind, Lane, LinkageId, Purpose, RecordId, RegionId, Revision,
@@ -14,8 +14,10 @@ use prost::Message as _;
 use proto::exchange::v1 as pb;
 use proto::kernel::v1 as kernel;
 use proto::kernel::v1::SignedObject;
-use seal::key::{SealingKey, SigningKey};
+use seal::key::{SealingKey, SigningKey, key_fingerprint};
 use seal::segment::{Range, SaltedEntry, Sealed, Segment};
+use seal::trust::Trust;
+use std::sync::Arc;
 
 /// 2026-07-01T00:00:00Z.
 pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_782_864_000_000_000);
@@ -70,8 +72,10 @@ pub(crate) fn book(region: &str) -> Book {
         };
         (slug(name), region)
     });
-    let parties = ["daluba", "xiaonanhai"]
-        .map(|name| Party { region: slug(name), signing_key_sha256: [0; 32] });
+    let parties = ["daluba", "xiaonanhai"].map(|name| Party {
+        region: slug(name),
+        signing_key_sha256: key_fingerprint(&signing(name).public()),
+    });
     let agreement = Agreement {
         agreement_id: stream("daluba", Lane::Routine).agreement,
         version: 1,
@@ -83,6 +87,8 @@ pub(crate) fn book(region: &str) -> Book {
         started_at: NOW.plus_days(-1),
         ended_at: NOW.plus_days(1),
         retention_days: None,
+        force: Force::InForce,
+        supersedes: None,
         sha256: AGREEMENT_SHA256,
     };
     let key = (agreement.agreement_id, agreement.version);
@@ -91,13 +97,14 @@ pub(crate) fn book(region: &str) -> Book {
         region: slug(region),
         signing: signing(region),
         sealing: sealing(region),
-        directory: Directory {
+        trust: Arc::new(Trust::of(Directory {
             linkage_id: LinkageId::parse("wuling").expect("a slug"),
             version: 1,
             created_at: NOW,
             regions: listed.into_iter().collect(),
             gateways: Default::default(),
-        },
+            freshness_key: None,
+        })),
         agreements: [(key, signed)].into_iter().collect(),
     }
 }
@@ -175,7 +182,7 @@ fn encoded(entry: pb::entry::Entry) -> Bytes {
 }
 
 pub(crate) fn start() -> Bytes {
-    proto::convert::entry::encode_start(&AGREEMENT_SHA256)
+    proto::convert::entry::encode_start(&AGREEMENT_SHA256, None)
 }
 
 /// A record born in `birth` is no longer shown.

@@ -1,19 +1,21 @@
 //! What a region brings to every way of exchange, be it a line or a file: what it knows, its store, and how
 //! what comes is taken.
 
-use crate::book::Book;
+use crate::book::{Book, Shelf};
 use crate::open;
 use crate::receive::Outcome;
 use crate::status::Status;
 use domain::kernel::{Clock, Entropy, Reason, RegionId};
 use domain::stream::{Position, StreamId};
 use prost::Message as _;
+use proto::directory::v1::TrustSet;
 use proto::kernel::v1::SignedObject;
 use runtime::{ErrorChain, Tasks};
 use seal::segment::Segment;
 use seal::signed;
 use std::sync::Arc;
 use storage::region::{ReceiptRow, Store};
+use tokio::sync::{mpsc, oneshot};
 
 /// Ranges up to this many entries are opened where they come: cheaper than a hop to another thread.
 const ENTRIES_OPENED_INLINE_MAX: u64 = 8;
@@ -21,8 +23,10 @@ const ENTRIES_OPENED_INLINE_MAX: u64 = 8;
 /// A region, as far as exchange is concerned.
 #[derive(Clone)]
 pub struct Home {
-    /// What the region knows.
+    /// What the region knows, taken in hand when the link or the bundle began.
     pub book: Arc<Book>,
+    /// Where the newest book lies.
+    pub shelf: Shelf,
     /// Its store.
     pub store: Store,
     /// Where the state of its links is shown.
@@ -33,6 +37,26 @@ pub struct Home {
     pub clock: Arc<dyn Clock>,
     /// Draws random bytes.
     pub entropy: Arc<dyn Entropy>,
+    /// Where that goes which may change the book.
+    pub news: mpsc::Sender<Offer>,
+}
+
+/// What a gateway or a bundle shows that may change the book.
+#[derive(Debug)]
+pub enum News {
+    /// What the authority signed.
+    Trust(TrustSet),
+    /// An agreement version, for this region.
+    Agreement(RegionId, SignedObject),
+}
+
+/// News, and who waits to hear what became of it.
+#[derive(Debug)]
+pub struct Offer {
+    /// What is shown.
+    pub news: News,
+    /// Told once the book is renewed or the news is known, or why it is not taken.
+    pub taken: Option<oneshot::Sender<Result<(), Reason>>>,
 }
 
 impl Home {
@@ -45,12 +69,25 @@ impl Home {
         fields(peer.id = segments.first().map(|s| tracing::field::display(&s.stream().origin)), after = cursor.seq)
     )]
     pub(crate) async fn take(&self, cursor: Position, segments: Vec<Segment>) -> Outcome {
+        let Some(end) = segments.last().map(Segment::after) else { return Outcome::Known };
+        let turn = segments.first().map(|first| self.status.turn(first.stream()));
+        let Some(turn) = turn else { return Outcome::Known };
+        let mut last = turn.lock().await;
+        // Another way may have brought all this while its turn was waited for: what joins on is not opened again.
+        let cursor = match *last {
+            Some((position, parked_count)) if position == end || position.seq > end.seq => {
+                return Outcome::Applied { position, parked_count };
+            }
+            Some((position, _)) if position.seq > cursor.seq && position.seq != end.seq => position,
+            _ => cursor,
+        };
         let now = self.clock.now();
         let entries: u64 = segments.iter().map(Segment::count).sum();
+        // The newest: who was revoked a moment ago is not believed, however long the link is open.
+        let book = self.shelf.book();
         let opened = if entries <= ENTRIES_OPENED_INLINE_MAX {
-            open::open(&self.book, cursor, &segments, now)
+            open::open(&book, cursor, &segments, now)
         } else {
-            let book = Arc::clone(&self.book);
             let work = move || open::open(&book, cursor, &segments, now);
             self.tasks.blocking("exchange.open", work).await.unwrap_or(Err(Outcome::Unwritten))
         };
@@ -63,6 +100,7 @@ impl Home {
         match self.store.apply(apply).await {
             // Another way may have applied all this, and more, in the meantime.
             Ok(applied) if applied.position == after || applied.position.seq > after.seq => {
+                *last = Some((applied.position, applied.parked_count));
                 Outcome::Applied { position: applied.position, parked_count: applied.parked_count }
             }
             Ok(applied) if applied.position.seq == after.seq => {
@@ -74,6 +112,14 @@ impl Home {
                 Outcome::Unwritten
             }
         }
+    }
+
+    /// Shows news and waits until the book says so.
+    pub(crate) async fn show(&self, news: News) -> Result<(), Reason> {
+        let (taken, answer) = oneshot::channel();
+        let offer = Offer { news, taken: Some(taken) };
+        self.news.send(offer).await.map_err(|_| Reason::ServerBusy)?;
+        answer.await.unwrap_or(Err(Reason::ServerBusy))
     }
 
     /// A receipt, when its party signed it.
@@ -124,7 +170,8 @@ impl Home {
             let limit = u32::try_from(signed::PARKED_PER_RECEIPT_MAX).unwrap_or(1);
             let rows = self.store.list_parked(&stream, limit).await.ok()?;
             let known = |(seq, code): (u64, i64)| Some((seq, Reason::try_from(code).ok()?));
-            parked = rows.into_iter().filter_map(known).collect();
+            // The newest were asked for; they are named in their order.
+            parked = rows.into_iter().rev().filter_map(known).collect();
         }
         let (party, created_at) = (self.book.region.clone(), self.clock.now());
         let receipt = signed::Receipt { stream, position, party, created_at, parked, parked_count };
@@ -138,7 +185,7 @@ impl Home {
         self.status.with(|state| state.error = reason.name().to_owned());
     }
 
-    /// The key of the region that claims to have signed, if it is in the directory.
+    /// The key of the region that claims to have signed, if it is believed.
     pub(crate) fn key_of_signer(&self, object: &SignedObject) -> Option<[u8; 32]> {
         let signer = signed::signer(object).ok()?;
         Some(self.book.find_region(&signer)?.signing_key)

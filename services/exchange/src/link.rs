@@ -1,21 +1,29 @@
 //! One link to a gateway: dials, says hello, drives the two cores until the line breaks, dials again.
 
+use crate::book::Book;
 use crate::home::Home;
-use crate::receive::{self, Receiver};
+use crate::receive::{self, Heard, Receiver};
 use crate::send::{self, Sender};
 use crate::session::Session;
-use domain::kernel::{GatewayId, Lane};
+use domain::kernel::{GatewayId, Lane, TrustAge};
+use domain::stream::StreamId;
 use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
 use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
 use proto::link::{Assembler, LINK_PROTOCOL};
 use runtime::ErrorChain;
 use runtime::backoff::Backoff;
 use runtime::channel::Limits;
-use runtime::tls::ClientTls;
+use runtime::identity::Identity;
+use runtime::pki::{Authority, PkiError, Validity};
+use runtime::renewal::CERTIFICATE_DAYS;
+use runtime::tls::{Anchor, ClientTls, TlsError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use storage::{ReadError, WriteError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
 /// Lanes that share a connection; bulk has one of its own, so that it never fills the others' window.
 pub const LANE_CLASSES: &[&[Lane]] = &[&[Lane::Alert, Lane::Routine], &[Lane::Bulk]];
@@ -25,6 +33,8 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 const FRAMES_QUEUED_MAX: usize = 64;
 /// A frame holds at most one signed agreement or one piece.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Erasures of which a gateway is reminded when it has not confirmed them.
+const ERASURES_MAX: u32 = 1_000;
 /// First wait after a loss; doubles up to half a minute, drawn with full jitter. All must agree a minute
 /// after a line is whole again, and what waited has yet to be sent then.
 pub const REDIAL: Backoff = Backoff { base_ms: 200, cap_ms: 30_000 };
@@ -44,6 +54,15 @@ pub enum LinkError {
     /// The gateway refused the link.
     #[error("the gateway refused the link: {0}")]
     Refused(&'static str),
+    /// The gateway is not in the directory, or was revoked.
+    #[error("the gateway is revoked or no longer in the directory")]
+    Revoked,
+    /// The certificate for the link cannot be made.
+    #[error("the certificate for the link cannot be made")]
+    Certificate(#[from] PkiError),
+    /// TLS cannot be set up.
+    #[error("TLS for the link cannot be set up")]
+    Tls(#[from] TlsError),
     /// The store cannot be read.
     #[error("the store could not be read")]
     Read(#[from] ReadError),
@@ -58,14 +77,14 @@ pub enum LinkError {
 /// One link to a gateway, for one class of lanes.
 #[derive(Clone)]
 pub struct Exchange {
-    /// The region.
+    /// The region, with the book that it has in hand.
     pub home: Home,
     /// The gateway.
     pub gateway: GatewayId,
-    /// host:port of the gateway.
-    pub endpoint: String,
-    /// The region's certificate, and what the gateway must show.
-    pub tls: ClientTls,
+    /// host:port of the gateway, where it is not what the directory says.
+    pub endpoint: Option<String>,
+    /// Makes the region's certificate.
+    pub authority: Arc<Authority>,
     /// Lanes that this connection carries.
     pub lanes: &'static [Lane],
     /// Entries of a segment that is cut as they come. What is asked for again goes in whole segments.
@@ -74,22 +93,38 @@ pub struct Exchange {
 
 impl Exchange {
     /// Keeps the link up until the soft stop.
-    pub async fn run(self) {
-        let mut assembler = Assembler::new(seal::key::sha256);
+    pub async fn run(mut self) {
+        let mut kept =
+            Kept { assembler: Assembler::new(seal::key::sha256), heard: BTreeMap::new() };
         let mut failures = 0;
         while !self.home.tasks.soft().is_cancelled() {
             let mut opened = false;
-            let ended = self.once(&mut assembler, &mut opened).await;
+            // What changes from here on is heard, however long the opening takes.
+            let mut books = self.home.shelf.watch();
+            self.home.book = Arc::clone(&books.borrow_and_update());
+            let lanes = self.lanes_now();
+            let ended = if lanes.is_empty() {
+                self.until_allowed(books).await
+            } else {
+                self.once(lanes, &mut kept, books, &mut opened).await
+            };
             if opened {
                 failures = 0;
-                self.home.status.with(|state| state.links_up -= 1);
+                self.home.status.at(&self.gateway, |gateway| gateway.closed(self.lanes));
             }
             let wait_ms = match ended {
                 Ok(Ended::Stopped) => break,
                 Ok(Ended::ComeBack(after_ms)) => u64::from(after_ms),
+                // The line is good: what is new is said over another at once.
+                Ok(Ended::Renewed) => 0,
                 Err(error) => {
-                    tracing::warn!(region.id = %self.home.book.region, error = %ErrorChain(&error), "link lost");
-                    self.home.status.with(|state| state.error = ErrorChain(&error).to_string());
+                    tracing::warn!(region.id = %self.home.book.region, gateway.id = %self.gateway, error = %ErrorChain(&error), "link lost");
+                    let lanes = self.lanes;
+                    self.home.status.at(&self.gateway, |gateway| gateway.failed(lanes, &error));
+                    if matches!(error, LinkError::Revoked) {
+                        self.until_listed().await;
+                        failures = 0;
+                    }
                     failures += 1;
                     REDIAL.next(failures - 1, self.draw())
                 }
@@ -107,9 +142,71 @@ impl Exchange {
         u64::from_be_bytes(bytes)
     }
 
+    /// The lanes that it carries now: alerts alone, when the authority has been silent for too long.
+    pub(crate) fn lanes_now(&self) -> &'static [Lane] {
+        let trust = &self.home.shelf.book().trust;
+        match (trust.age(self.home.clock.now()), self.lanes) {
+            (TrustAge::Lapsed, [Lane::Alert, ..]) => &[Lane::Alert],
+            (TrustAge::Lapsed, _) => &[],
+            (TrustAge::Fresh | TrustAge::Stale, lanes) => lanes,
+        }
+    }
+
+    /// Waits for a newer word of the authority.
+    async fn until_allowed(
+        &self,
+        mut books: watch::Receiver<Arc<Book>>,
+    ) -> Result<Ended, LinkError> {
+        let error = "the authority has been silent for too long".to_owned();
+        self.home.status.at(&self.gateway, |gateway| gateway.refused(self.lanes, error));
+        // Neither arm holds anything.
+        tokio::select! {
+            () = self.home.tasks.soft().cancelled() => Ok(Ended::Stopped),
+            _ = books.changed() => Ok(Ended::Renewed),
+        }
+    }
+
+    /// Waits until the directory lists the gateway again, or the soft stop.
+    async fn until_listed(&self) {
+        let mut books = self.home.shelf.watch();
+        let listed = async {
+            let listed = books.wait_for(|book| book.trust.find_gateway(&self.gateway).is_some());
+            drop(listed.await);
+        };
+        // Neither arm holds anything.
+        tokio::select! {
+            () = self.home.tasks.soft().cancelled() => {}
+            () = listed => {}
+        }
+    }
+
+    /// Where the gateway is, and what each side shows the other: made for each connection, since a certificate
+    /// runs out and a directory changes.
+    fn line(&self) -> Result<Channel, LinkError> {
+        let (linkage, book) = (self.home.book.linkage(), &self.home.book);
+        let gateway = book.trust.find_gateway(&self.gateway).ok_or(LinkError::Revoked)?;
+        let identity = Identity::Region(book.region.clone());
+        let validity = Validity::days(self.home.clock.now(), CERTIFICATE_DAYS);
+        let own = self.authority.issue_server(linkage, &identity, &[], &[], validity)?;
+        let tls = ClientTls::new(
+            linkage,
+            Identity::Gateway(gateway.gateway_id.clone()),
+            Anchor::Certificate(&gateway.authority_certificate),
+            Some(&own),
+        )?;
+        let endpoint = self.endpoint.as_ref().unwrap_or(&gateway.endpoint);
+        Ok(runtime::channel::channel(endpoint, tls, Limits::PEER)?)
+    }
+
     /// One connection, from dialling to its end.
-    async fn once(&self, assembler: &mut Assembler, opened: &mut bool) -> Result<Ended, LinkError> {
-        let channel = runtime::channel::channel(&self.endpoint, self.tls.clone(), Limits::PEER)?;
+    async fn once(
+        &self,
+        lanes: &'static [Lane],
+        kept: &mut Kept,
+        books: watch::Receiver<Arc<Book>>,
+        opened: &mut bool,
+    ) -> Result<Ended, LinkError> {
+        let channel = self.line()?;
         let mut client = ExchangeServiceClient::new(channel)
             .max_decoding_message_size(FRAME_BYTES_MAX)
             .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -121,32 +218,39 @@ impl Exchange {
         let commits = self.home.store.listen();
         let now = self.home.clock.now();
         let streams = self.home.store.list_streams().await?;
+        let erasures = self.home.store.list_erasures(ERASURES_MAX).await?;
         let inboxes = self.home.store.list_inboxes().await?;
         let applied: Vec<_> =
-            inboxes.into_iter().filter(|row| self.lanes.contains(&row.stream.lane)).collect();
-        let welcome = self.greet(&out, &mut inbound, &applied).await?;
+            inboxes.into_iter().filter(|row| lanes.contains(&row.stream.lane)).collect();
+        let welcome = self.greet(lanes, &out, &mut inbound, &applied).await?;
         *opened = true;
-        self.home.status.with(|state| {
-            state.links_up += 1;
-            state.error.clear();
-        });
-        tracing::info!(region.id = %self.home.book.region, lanes = ?self.lanes, "link up");
+        self.home.status.at(&self.gateway, |gateway| gateway.opened(self.lanes));
+        self.home.status.with(|state| state.error.clear());
+        tracing::info!(region.id = %self.home.book.region, gateway.id = %self.gateway, lanes = ?lanes, "link up");
         let sender = Sender::new(
-            self.lanes,
+            lanes,
             streams.into_iter().map(|row| (row.stream, row.position)).collect(),
             now,
         );
         let positions =
             applied.into_iter().map(|row| (row.stream, row.position, row.parked_count)).collect();
-        let receiver = Receiver::new(positions, now);
-        let mut session = Session::new(self, sender, receiver, assembler, out);
+        let receiver = Receiver::new(positions, &kept.heard, now);
+        let mut session = Session::new(self, lanes, sender, receiver, &mut kept.assembler, out);
         session.open(welcome)?;
-        session.run(inbound, commits).await
+        for from in erasures.iter().flat_map(|erasure| &erasure.streams) {
+            if !from.gateways.contains(&self.gateway) {
+                session.replace(&from.stream, (from.from_seq, from.to_seq));
+            }
+        }
+        let ended = session.run(inbound, commits, books).await;
+        kept.heard = session.heard();
+        ended
     }
 
     /// Challenge, hello, welcome.
     async fn greet(
         &self,
+        lanes: &[Lane],
         out: &mpsc::Sender<LinkRequest>,
         inbound: &mut tonic::Streaming<LinkResponse>,
         applied: &[storage::region::StreamRow],
@@ -161,9 +265,17 @@ impl Exchange {
             nonce,
             gateway: self.gateway.clone(),
             protocol: LINK_PROTOCOL,
-            lanes: self.lanes.to_vec(),
+            lanes: lanes.to_vec(),
             applied: applied.iter().map(|row| (row.stream.clone(), row.position)).collect(),
             software: concat!("wuling-region ", env!("CARGO_PKG_VERSION")).to_owned(),
+            trust: self.home.book.trust.mark(),
+            agreements: self
+                .home
+                .book
+                .agreements
+                .values()
+                .map(|held| held.agreement.sha256)
+                .collect(),
         };
         let frame = link_request::Frame::Hello(hello.sign(&self.home.book.signing));
         out.send(LinkRequest { frame: Some(frame) }).await.map_err(|_| LinkError::Silent)?;
@@ -177,6 +289,14 @@ impl Exchange {
     }
 }
 
+/// What outlives a connection.
+struct Kept {
+    /// Pieces of segments that are not whole yet.
+    assembler: Assembler,
+    /// What the gateway has said of the streams.
+    heard: BTreeMap<StreamId, Heard>,
+}
+
 /// How a link ended without an error.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ended {
@@ -184,6 +304,8 @@ pub(crate) enum Ended {
     Stopped,
     /// The gateway stops; dial again after so many milliseconds.
     ComeBack(u32),
+    /// What the region knows of the linkage has changed.
+    Renewed,
 }
 
 async fn opening(

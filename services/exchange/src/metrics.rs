@@ -2,10 +2,9 @@
 //! somebody asks, from where it is kept anyway.
 
 use crate::book::Book;
-use crate::link::LANE_CLASSES;
 use crate::receive::PARKED_MAX;
-use crate::status::State as Links;
-use domain::kernel::{RegionId, Timestamp};
+use crate::status::{Gateway, State as Links};
+use domain::kernel::{GatewayId, RegionId, Timestamp};
 use domain::stream::StreamId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -21,8 +20,8 @@ use storage::region::{Store, StreamRow};
 /// What the exchange of all regions of one server shows. Clones share all values.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    links: Family<Own, Gauge>,
-    unstored: Family<Own, Gauge>,
+    links: Family<Way, Gauge>,
+    unstored: Family<Way, Gauge>,
     depth: Family<Pair, Gauge>,
     oldest: Family<Pair, Gauge>,
     lag: Family<Pair, Gauge>,
@@ -40,9 +39,11 @@ struct Standing {
     late: u64,
 }
 
+/// A region and a gateway of its own: one that the configuration names, or one of the first of the directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Own {
+struct Way {
     region: String,
+    gateway: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,9 +57,9 @@ impl Metrics {
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let unit = |name: &str| Unit::Other(name.to_owned());
-        let help = "Links to the gateway that are up";
+        let help = "Links to a gateway that are up";
         registry.register_with_unit("link_up", help, unit("links"), metrics.links.clone());
-        let help = "Entries of own streams that are not yet on disk at the gateway";
+        let help = "Entries of own streams that are not yet on disk at a gateway";
         let entries = || unit("entries");
         registry.register_with_unit("outbox_unstored", help, entries(), metrics.unstored.clone());
         let help = "Entries of own streams that a peer has not receipted";
@@ -88,18 +89,26 @@ impl Metrics {
     ) -> Result<Vec<Check>, ReadError> {
         let region = book.region.as_str();
         let (depths, inboxes) = (store.list_depths().await?, store.list_inboxes().await?);
-        let own = Own { region: region.to_owned() };
-        self.links.get_or_create(&own).set(gauge_value(links.links_up as u64));
-        let unstored = unstored(&depths, links);
-        self.unstored.get_or_create(&own).set(gauge_value(unstored));
+        for (id, gateway) in links.gateways() {
+            let way = way(region, id);
+            self.links.get_or_create(&way).set(gauge_value(gateway.links_up() as u64));
+            self.unstored.get_or_create(&way).set(gauge_value(unstored(&depths, gateway)));
+        }
+        for id in links.gone() {
+            let way = way(region, id);
+            self.links.remove(&way);
+            self.unstored.remove(&way);
+        }
         let standings = standings(book, &depths, &inboxes, links);
         for (peer, standing) in &standings {
             self.show(region, peer, standing, now);
         }
         let (parked, late): (Vec<_>, Vec<_>) =
             standings.values().map(|standing| (standing.parked, standing.late)).unzip();
+        let up = links.gateways().map(|(_, gateway)| gateway.links_up()).sum();
+        let wanted = links.gateways().map(|(_, gateway)| gateway.links.len()).sum();
         Ok(vec![
-            Check::links(links.links_up, LANE_CLASSES.len()).of(region),
+            Check::links(up, wanted).of(region),
             check_parked(parked.iter().sum()).of(region),
             check_heads(late.iter().sum()).of(region),
         ])
@@ -115,6 +124,10 @@ impl Metrics {
         self.parked.get_or_create(&pair).set(gauge_value(parked));
         self.late.get_or_create(&pair).set(gauge_value(late));
     }
+}
+
+fn way(region: &str, gateway: &GatewayId) -> Way {
+    Way { region: region.to_owned(), gateway: gateway.to_string() }
 }
 
 /// How the region stands with each party of its agreements.
@@ -142,7 +155,7 @@ fn standings(
     for StreamRow { stream, parked_count, .. } in inboxes {
         standings.entry(stream.origin.clone()).or_default().parked += parked_count;
     }
-    for (stream, received) in &links.received {
+    for (stream, received) in links.received() {
         let standing = standings.entry(stream.origin.clone()).or_default();
         standing.lag += received.known_seq.saturating_sub(received.applied.seq);
         standing.late += u64::from(received.head_late);
@@ -150,13 +163,16 @@ fn standings(
     standings
 }
 
-/// Entries of all streams that are not yet at the gateway. What a party has receipted was there, also
-/// when the gateway has said nothing since the start.
-fn unstored(depths: &[DepthRow], links: &Links) -> u64 {
+/// Entries of all streams that are not yet at a gateway. Of one that has said nothing since the start it is
+/// taken that it has what a party has receipted.
+fn unstored(depths: &[DepthRow], gateway: &Gateway) -> u64 {
     let mut least: HashMap<&StreamId, u64> = HashMap::new();
     for row in depths {
-        let stored = links.stored.get(&row.stream).filter(|_| row.party.is_none());
-        let depth = row.depth.saturating_sub(stored.copied().unwrap_or(0));
+        let depth = match (gateway.stored.get(&row.stream), &row.party) {
+            (Some(stored), None) => row.depth.saturating_sub(*stored),
+            (Some(_), Some(_)) => continue,
+            (None, _) => row.depth,
+        };
         least.entry(&row.stream).and_modify(|least| *least = depth.min(*least)).or_insert(depth);
     }
     least.values().sum()

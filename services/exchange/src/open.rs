@@ -3,7 +3,8 @@
 use crate::book::Book;
 use crate::receive::Outcome;
 use bytes::Bytes;
-use domain::kernel::{Reason, Timestamp};
+use domain::erasure::Erase;
+use domain::kernel::{Kind, Lane, Reason, RecordId, RegionId, Revision, Timestamp, TrustAge};
 use domain::stream::{Position, StreamId};
 use prost::Message as _;
 use proto::convert::entry::{self, Entry};
@@ -26,16 +27,26 @@ pub fn open(
     let Some(first) = segments.first() else { return Ok(None) };
     let stream = first.stream().clone();
     let refuse = |reason| Outcome::Refused(cursor, reason);
+    // Before anything is waited for: what is sealed to others was handed on by who must not.
+    if !segments.iter().all(|segment| segment.parties().any(|party| *party == book.region)) {
+        return Err(refuse(Reason::NotAParty));
+    }
     let agreement =
         book.agreement(stream.agreement, stream.version).ok_or(refuse(Reason::AgreementUnknown))?;
     if stream.origin == book.region || !agreement.has_party(&stream.origin) {
         return Err(refuse(Reason::NotAParty));
     }
-    let origin = book.find_region(&stream.origin).ok_or(refuse(Reason::RegionUnknown))?;
+    let origin = book.find_party(agreement, &stream.origin).ok_or(refuse(Reason::RegionRevoked))?;
     let mut reached = cursor;
     let mut entries = Vec::new();
-    let mut reader =
-        Reader { stream: &stream, agreement_sha256: agreement.sha256, source: source(&stream) };
+    // No line is open for these then; a file may bring them.
+    if stream.lane != Lane::Alert && book.trust.age(now) == TrustAge::Lapsed {
+        return Err(refuse(Reason::TrustStale));
+    }
+    // An alert is shown as it is, whatever is known of who sent it.
+    let unconfirmed = stream.lane != Lane::Alert && book.trust.age(now) > TrustAge::Fresh;
+    let source = device::ViewSource { unconfirmed, ..source(&stream) };
+    let mut reader = Reader { stream: &stream, agreement_sha256: agreement.sha256, source };
     for segment in segments {
         if segment.last_seq() <= reached.seq {
             continue;
@@ -106,6 +117,9 @@ impl Reader<'_> {
             salt: salted.salt,
             entry: salted.entry,
         };
+        if seal::chain::erased(&salted.salt, &salted.entry).is_some() {
+            return InboxItem::Control { salt: salted.salt, entry: salted.entry };
+        }
         match entry::decode(salted.entry.clone()) {
             Err(reason) => park(reason, salted),
             Ok(Entry::Start { agreement_sha256: named }) => {
@@ -115,6 +129,7 @@ impl Reader<'_> {
                     park(Reason::AgreementUnknown, salted)
                 }
             }
+            Ok(Entry::End) => InboxItem::Control { salt: salted.salt, entry: salted.entry },
             Ok(Entry::View(head, view)) => {
                 // No record changes its owner yet, so an owner is where the record was born.
                 if head.owner_region != *origin || head.birth_region != *origin {
@@ -122,29 +137,60 @@ impl Reader<'_> {
                 }
                 InboxItem::View(self.view_row(head, &view, salted))
             }
+            Ok(Entry::Erase(erase))
+                if erase.birth_region != *origin
+                    || erase.entries.last().is_none_or(|(last, _)| *last >= seq) =>
+            {
+                park(Reason::NotTheOwner, salted)
+            }
+            Ok(Entry::Erase(Erase {
+                record_id,
+                kind,
+                birth_region,
+                revision,
+                share_n,
+                entries,
+                ..
+            })) => {
+                let gone = self.gone(record_id, kind, birth_region, (revision, share_n), salted);
+                InboxItem::Erase(gone, entries)
+            }
             Ok(Entry::Leave { birth_region, .. }) if birth_region != *origin => {
                 park(Reason::NotTheOwner, salted)
             }
             Ok(Entry::Leave { record_id, kind, birth_region, revision, share_n, reason: _ }) => {
-                let encoded = device::Withdrawal {
-                    record_id: Bytes::copy_from_slice(record_id.as_bytes()),
-                    kind: kind.code(),
-                    source: Some(self.source.clone()),
-                };
-                InboxItem::Withdrawal(ViewRow {
-                    record_id,
-                    birth_region,
-                    kind,
-                    revision,
-                    share_n,
-                    view_sha256: None,
-                    // A tombstone outlives what it stands for: a view that comes late must not bring it back.
-                    expires_at: Timestamp::from_micros(i64::MAX),
-                    encoded: encoded.encode_to_vec().into(),
-                    salt: salted.salt,
-                    entry: Some(salted.entry),
-                })
+                let came = (revision, share_n);
+                InboxItem::Withdrawal(self.gone(record_id, kind, birth_region, came, salted))
             }
+        }
+    }
+
+    /// What stays of a record that is no longer shown.
+    fn gone(
+        &self,
+        record_id: RecordId,
+        kind: Kind,
+        birth_region: RegionId,
+        (revision, share_n): (Revision, u64),
+        salted: SaltedEntry,
+    ) -> ViewRow {
+        let encoded = device::Withdrawal {
+            record_id: Bytes::copy_from_slice(record_id.as_bytes()),
+            kind: kind.code(),
+            source: Some(self.source.clone()),
+        };
+        ViewRow {
+            record_id,
+            birth_region,
+            kind,
+            revision,
+            share_n,
+            view_sha256: None,
+            // A tombstone outlives what it stands for: a view that comes late must not bring it back.
+            expires_at: Timestamp::from_micros(i64::MAX),
+            encoded: encoded.encode_to_vec().into(),
+            salt: salted.salt,
+            entry: Some(salted.entry),
         }
     }
 
@@ -177,6 +223,7 @@ fn source(stream: &StreamId) -> device::ViewSource {
         agreement_version: stream.version,
         lane: stream.lane.code(),
         seq: 0,
+        unconfirmed: false,
     }
 }
 

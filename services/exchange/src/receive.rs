@@ -4,7 +4,7 @@
 //! Streams are taken one after another each, but beside one another: while a range is being applied the
 //! next segments of its stream gather, and all that join on are applied together.
 
-use domain::kernel::{Lane, Reason, Timestamp};
+use domain::kernel::{Lane, Reason, RegionId, Timestamp};
 use domain::stream::{Position, StreamId};
 use proto::link::{CreditIn, HEAD_LATE_MS};
 use seal::segment::Segment;
@@ -18,6 +18,8 @@ const SEGMENTS_PER_TAKE_MAX: usize = 256;
 const ENTRIES_PER_TAKE_MAX: u64 = 4_096;
 /// A stream with more parked entries than this is paused: something is wrong with it, not with an entry.
 pub const PARKED_MAX: u64 = 1_000;
+/// Ends of segments that are kept of each stream, to compare them with what other parties signed for.
+const MARKS_MAX: usize = 256;
 /// How often a segment that cannot be used is asked for again before the stream waits for a person.
 const RETRIES_MAX: u32 = 2;
 
@@ -28,8 +30,10 @@ pub enum Event {
     Segment(Segment, usize),
     /// A range was tried; see [`Outcome`].
     Taken(StreamId, Outcome),
-    /// A head came and was verified.
-    Head(StreamId, Position),
+    /// A head came and was verified; made then.
+    Head(StreamId, Position, Timestamp),
+    /// Another party has signed for this much of a stream.
+    Receipt(StreamId, RegionId, Position),
     /// Time passes.
     Tick(Timestamp),
 }
@@ -87,14 +91,20 @@ struct Stream {
     taking: Option<Vec<(Segment, usize)>>,
     /// Furthest entry known to exist.
     known_seq: u64,
-    /// When a segment or head last came.
+    /// When a segment or head last came that says something new.
     heard_at: Timestamp,
+    /// When the newest head that came was made.
+    head_at: Timestamp,
     head_late: bool,
     /// Asked for again from here, and nothing that joins on has come since.
     asked: Option<u64>,
     retries: u32,
     /// Waits for a person: forked, or too much parked.
     paused: bool,
+    /// Where the last segments ended that were applied, in order.
+    marks: VecDeque<Position>,
+    /// What other parties have signed for beyond what is applied here, the newest of each.
+    beyond: BTreeMap<RegionId, Position>,
 }
 
 /// How a stream stands.
@@ -110,6 +120,16 @@ pub struct Standing {
     pub head_late: bool,
 }
 
+/// What was heard of a stream over the links to one gateway: one that hangs up, or says again what it has said,
+/// gains no time by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// When the newest head that came was made.
+    head_at: Timestamp,
+    /// Milliseconds for which a link was up since something new came.
+    silent_ms: i64,
+}
+
 /// The receiving core of one link.
 #[derive(Debug)]
 pub struct Receiver {
@@ -119,13 +139,31 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A core over streams that are applied so far.
-    pub fn new(applied: Vec<(StreamId, Position, u64)>, now: Timestamp) -> Self {
-        let streams = applied
-            .into_iter()
-            .map(|(stream, position, parked)| (stream, Stream::new(position, parked, now)))
-            .collect();
+    /// A core over streams that are applied so far, and what earlier links have heard of them.
+    pub fn new(
+        applied: Vec<(StreamId, Position, u64)>,
+        heard: &BTreeMap<StreamId, Heard>,
+        now: Timestamp,
+    ) -> Self {
+        let of = |(id, position, parked): (StreamId, _, _)| {
+            let mut stream = Stream::new(position, parked, now);
+            if let Some(heard) = heard.get(&id) {
+                stream.head_at = heard.head_at;
+                stream.heard_at = now.plus_millis(-heard.silent_ms);
+            }
+            (id, stream)
+        };
+        let streams = applied.into_iter().map(of).collect();
         Self { streams, credit: CreditIn::default(), now }
+    }
+
+    /// What the next link must know of what this one heard.
+    pub fn heard(&self) -> BTreeMap<StreamId, Heard> {
+        let of = |stream: &Stream| Heard {
+            head_at: stream.head_at,
+            silent_ms: self.now.millis_since(stream.heard_at).max(0),
+        };
+        self.streams.iter().map(|(id, stream)| (id.clone(), of(stream))).collect()
     }
 
     /// Takes an event, tells what to do.
@@ -134,7 +172,13 @@ impl Receiver {
         match event {
             Event::Segment(segment, size) => self.segment(segment, size, &mut effects),
             Event::Taken(stream, outcome) => self.taken(&stream, outcome, &mut effects),
-            Event::Head(stream, position) => self.head(&stream, position, &mut effects),
+            Event::Head(stream, position, made_at) => {
+                self.head(&stream, position, made_at, &mut effects);
+            }
+            Event::Receipt(stream, party, position) => {
+                let other = self.stream(&stream).differs(party, position);
+                effects.extend(other.then(|| Effect::Alarm(stream, Reason::StreamForked)));
+            }
             Event::Tick(now) => self.tick(now, &mut effects),
         }
         effects
@@ -177,9 +221,10 @@ impl Receiver {
         let id = segment.stream().clone();
         let now = self.now;
         let stream = self.stream(&id);
-        stream.heard_at = now;
-        stream.head_late = false;
-        stream.known_seq = stream.known_seq.max(segment.last_seq());
+        if segment.last_seq() > stream.known_seq {
+            stream.hear(now);
+            stream.known_seq = segment.last_seq();
+        }
         let reach = stream.reach();
         let useless = stream.paused
             || segment.last_seq() <= reach
@@ -187,6 +232,9 @@ impl Receiver {
         if useless || segment.first_seq() > reach + 1 {
             if !useless {
                 stream.want(&id, reach + 1, effects);
+            } else if !stream.paused && segment.last_seq() <= stream.applied.seq {
+                // A gateway that has come back without its store does not know how far this is.
+                effects.push(Effect::Receipt(id.clone(), stream.applied, stream.parked_count));
             }
             // Of no use now: its bytes are free again.
             self.consumed(id.lane, size, effects);
@@ -209,6 +257,9 @@ impl Receiver {
                 stream.parked_count = parked_count;
                 stream.known_seq = stream.known_seq.max(position.seq);
                 effects.push(Effect::Receipt(id.clone(), position, parked_count));
+                if stream.mark(&taken, position) {
+                    effects.push(Effect::Alarm(id.clone(), Reason::StreamForked));
+                }
                 if parked_count > PARKED_MAX {
                     size += stream.pause();
                     effects.push(Effect::Alarm(id.clone(), Reason::LimitExceeded));
@@ -225,9 +276,18 @@ impl Receiver {
             Outcome::Gap(position) => {
                 stream.applied = position;
                 size += stream.ask_again(id, effects);
+                if stream.paused {
+                    effects.push(Effect::Alarm(id.clone(), Reason::ChainBroken));
+                }
             }
             Outcome::Refused(position, reason) => {
                 stream.applied = position;
+                if reason == Reason::AgreementUnknown {
+                    // It waits for the agreement, with which another link begins.
+                    size += stream.pause();
+                    self.consumed(id.lane, size, effects);
+                    return;
+                }
                 effects.push(Effect::Alarm(id.clone(), reason));
                 if reason == Reason::StreamForked {
                     size += stream.pause();
@@ -247,11 +307,20 @@ impl Receiver {
         self.stream(id).take(id, effects);
     }
 
-    fn head(&mut self, id: &StreamId, position: Position, effects: &mut Vec<Effect>) {
+    fn head(
+        &mut self,
+        id: &StreamId,
+        position: Position,
+        made_at: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
         let now = self.now;
         let stream = self.stream(id);
-        stream.heard_at = now;
-        stream.head_late = false;
+        // One that was shown before says nothing of how the stream stands now.
+        if made_at > stream.head_at || position.seq > stream.known_seq {
+            stream.hear(now);
+            stream.head_at = stream.head_at.max(made_at);
+        }
         stream.known_seq = stream.known_seq.max(position.seq);
         let idle = stream.taking.is_none() && stream.waiting.is_empty() && !stream.paused;
         if position.seq == stream.applied.seq && position.h != stream.applied.h {
@@ -295,11 +364,43 @@ impl Stream {
             taking: None,
             known_seq: applied.seq,
             heard_at: now,
+            head_at: Timestamp::from_micros(0),
             head_late: false,
             asked: None,
             retries: 0,
             paused: false,
+            marks: VecDeque::from([applied]),
+            beyond: BTreeMap::new(),
         }
+    }
+
+    /// Keeps where segments ended that were applied; tells whether another party has signed for another hash.
+    fn mark(&mut self, taken: &[(Segment, usize)], applied: Position) -> bool {
+        let last = self.marks.back().map_or(0, |mark| mark.seq);
+        let ends = taken.iter().map(|(segment, _)| segment.after()).chain([applied]);
+        self.marks.extend(ends.filter(|end| end.seq > last && end.seq <= applied.seq));
+        let old = self.marks.len().saturating_sub(MARKS_MAX);
+        self.marks.drain(..old);
+        let reached = |_: &RegionId, position: &mut Position| position.seq <= applied.seq;
+        let reached: Vec<_> = self.beyond.extract_if(.., reached).collect();
+        reached.into_iter().fold(false, |differs, (party, at)| self.differs(party, at) || differs)
+    }
+
+    /// Whether another party has signed for another hash at a place than was applied here: its origin shows
+    /// two streams of one name, or the party says so. The stream goes on, since that is undecidable here. Where
+    /// segments ended otherwise nothing is said.
+    fn differs(&mut self, party: RegionId, position: Position) -> bool {
+        if position.seq > self.applied.seq {
+            self.beyond.insert(party, position);
+            return false;
+        }
+        self.marks.iter().any(|mark| mark.seq == position.seq && mark.h != position.h)
+    }
+
+    /// Something new came.
+    const fn hear(&mut self, now: Timestamp) {
+        self.heard_at = now;
+        self.head_late = false;
     }
 
     /// Takes all waiting segments that follow one another.
@@ -348,7 +449,6 @@ impl Stream {
     fn ask_again(&mut self, id: &StreamId, effects: &mut Vec<Effect>) -> usize {
         self.retries += 1;
         if self.retries > RETRIES_MAX {
-            effects.push(Effect::Alarm(id.clone(), Reason::ChainBroken));
             return self.pause();
         }
         self.asked = None;

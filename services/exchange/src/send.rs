@@ -61,6 +61,8 @@ pub enum Event {
         /// Last entry; a segment must end here.
         to_seq: u64,
     },
+    /// Something of a stream was erased: what was sealed before and is not at the gateway yet is sealed anew.
+    Erased(StreamId),
     /// The network takes one more frame.
     Writable,
     /// Time passes.
@@ -98,6 +100,8 @@ struct Stream {
     stored: u64,
     /// A cut is under way.
     cutting: bool,
+    /// What is being cut was read before something was erased.
+    outdated: bool,
     /// The last cut failed; the next tick tries again, so that a failing disk is not hammered.
     failed: bool,
     /// Sealed, not sent.
@@ -111,6 +115,7 @@ struct Stream {
 /// A segment on its way, piece by piece.
 #[derive(Debug)]
 struct Going {
+    stream: StreamId,
     pieces: VecDeque<SegmentPiece>,
 }
 
@@ -175,6 +180,7 @@ impl Sender {
             }
             Event::Granted(lane, size) => self.credit.grant(lane, size),
             Event::Wanted { stream, from_seq, to_seq } => self.wanted(&stream, from_seq, to_seq),
+            Event::Erased(stream) => self.erased(&stream),
             Event::Writable => {
                 if let Some(piece) = self.next_piece() {
                     effects.push(Effect::Send(piece));
@@ -224,6 +230,7 @@ impl Sender {
             cut: 0,
             stored: 0,
             cutting: false,
+            outdated: false,
             failed: false,
             ready: VecDeque::new(),
             wanted: VecDeque::new(),
@@ -239,6 +246,9 @@ impl Sender {
             return;
         };
         known.cutting = false;
+        if std::mem::take(&mut known.outdated) {
+            return;
+        }
         match known.wanted.front_mut() {
             // A wanted range is worked off from its front.
             Some((from, to)) if *from == ready.first_seq => {
@@ -275,11 +285,25 @@ impl Sender {
         }
     }
 
+    /// Drops what was sealed and is not stored; the gateway asks again for ranges that it wanted.
+    fn erased(&mut self, stream: &StreamId) {
+        let Some(known) = self.streams.get_mut(&(stream.lane, stream.clone())) else { return };
+        known.outdated = known.cutting;
+        known.ready.clear();
+        known.wanted.clear();
+        known.cut = known.stored.min(known.durable.seq);
+        if let Some(going) = self.going.get(&stream.lane).filter(|going| going.stream == *stream) {
+            let unsent: usize = going.pieces.iter().map(|piece| piece.data.len()).sum();
+            self.credit.grant(stream.lane, u32::try_from(unsent).unwrap_or(u32::MAX));
+            self.going.remove(&stream.lane);
+        }
+    }
+
     fn tick(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         self.now = now;
         for ((_, id), stream) in &mut self.streams {
             if std::mem::take(&mut stream.failed) {
-                stream.cutting = false;
+                (stream.cutting, stream.outdated) = (false, false);
             }
             let idle = stream.ready.is_empty() && stream.cut == stream.durable.seq;
             if idle
@@ -343,7 +367,7 @@ impl Sender {
             .find(|(held, _)| *held == ready.segment_id)
             .map_or(0, |(_, have)| *have);
         let pieces = proto::link::pieces(&ready.bytes, ready.segment_id, lane, from).collect();
-        self.going.insert(lane, Going { pieces });
+        self.going.insert(lane, Going { stream: id.clone(), pieces });
         self.turn.insert(lane, id);
     }
 }

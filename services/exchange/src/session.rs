@@ -1,12 +1,16 @@
 //! An open link: frames in, frames out, and the two cores between them.
 
+use crate::book::Book;
+use crate::home::{News, Offer};
 use crate::link::{Ended, Exchange, LinkError, Work, line, reason_name};
-use crate::receive::{self, Outcome, Receiver};
+use crate::receive::{self, Heard, Outcome, Receiver};
 use crate::send::{self, Ready, Sender};
+use domain::freshness::TrustMark;
 use domain::kernel::{Lane, Reason};
 use domain::stream::{Position, StreamId};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use proto::convert::freshness::decode_mark;
 use proto::exchange::v1 as pb;
 use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
 use proto::kernel::v1::SignedObject;
@@ -14,10 +18,12 @@ use proto::link::{Assembler, DEAD_AFTER_MS, PING_INTERVAL_MS};
 use runtime::ErrorChain;
 use seal::segment::Segment;
 use seal::signed;
+use seal::trust::Trust;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 use storage::region::Committed;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 /// How often the cores are told the time.
@@ -35,9 +41,14 @@ enum Done {
 /// An open link.
 pub(crate) struct Session<'a> {
     link: &'a Exchange,
+    lanes: &'static [Lane],
     sender: Sender,
     receiver: Receiver,
     assembler: &'a mut Assembler,
+    /// What the gateway knows of the linkage.
+    gateway_knows: TrustMark,
+    /// The gateway has shown something newer.
+    told_by_gateway: bool,
     out: mpsc::Sender<LinkRequest>,
     /// Frames that go before pieces.
     control: VecDeque<link_request::Frame>,
@@ -51,6 +62,7 @@ pub(crate) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(crate) fn new(
         link: &'a Exchange,
+        lanes: &'static [Lane],
         sender: Sender,
         receiver: Receiver,
         assembler: &'a mut Assembler,
@@ -59,9 +71,12 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         Self {
             link,
+            lanes,
             sender,
             receiver,
             assembler,
+            gateway_knows: TrustMark::default(),
+            told_by_gateway: false,
             out,
             control: VecDeque::new(),
             receipts: BTreeMap::new(),
@@ -71,16 +86,29 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// What the next link must know of what this one heard.
+    pub(crate) fn heard(&self) -> BTreeMap<StreamId, Heard> {
+        self.receiver.heard()
+    }
+
     /// What is said first: agreements, receipts, credit; then what the gateway lacks.
     pub(crate) fn open(&mut self, welcome: Welcome) -> Result<(), LinkError> {
+        self.gateway_knows = decode_mark(welcome.trust);
+        self.tell_trust(&self.link.home.book.trust);
         for signed in self.link.home.book.agreements.values() {
             self.control.push_back(link_request::Frame::Agreement(signed.signed.clone()));
         }
         let standings: Vec<_> = self.receiver.standings().map(|(id, s)| (id.clone(), s)).collect();
-        for (stream, standing) in standings {
+        let book = &self.link.home.book;
+        // Who has left or was revoked waits for none, and the gateway for none of theirs.
+        let believed = |stream: &StreamId| {
+            let agreement = book.agreement(stream.agreement, stream.version);
+            agreement.is_some_and(|agreement| book.find_party(agreement, &stream.origin).is_some())
+        };
+        for (stream, standing) in standings.into_iter().filter(|(stream, _)| believed(stream)) {
             self.receipts.insert(stream, (standing.applied, standing.parked_count));
         }
-        let grants = self.receiver.open(self.link.lanes);
+        let grants = self.receiver.open(self.lanes);
         self.receive_effects(grants);
         let stored = welcome
             .stored
@@ -102,6 +130,7 @@ impl<'a> Session<'a> {
         &mut self,
         mut inbound: tonic::Streaming<LinkResponse>,
         mut commits: broadcast::Receiver<Committed>,
+        mut books: watch::Receiver<Arc<Book>>,
     ) -> Result<Ended, LinkError> {
         let mut ticks = tokio::time::interval(TICK);
         let out = self.out.clone();
@@ -121,6 +150,13 @@ impl<'a> Session<'a> {
                     }
                 }
                 commit = commits.recv() => self.committed(commit).await?,
+                _ = books.changed() => {
+                    let book = Arc::clone(&books.borrow_and_update());
+                    if book.differs(&self.link.home.book) {
+                        return Ok(Ended::Renewed);
+                    }
+                    self.tell_trust(&book.trust);
+                }
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
                 permit = out.reserve(), if speaks => {
                     let permit = permit.map_err(|_| LinkError::Line("closed".to_owned()))?;
@@ -128,9 +164,27 @@ impl<'a> Session<'a> {
                         permit.send(LinkRequest { frame: Some(frame) });
                     }
                 }
-                _ = ticks.tick() => self.tick(listens)?,
+                _ = ticks.tick() => {
+                    self.tick(listens)?;
+                    if self.link.lanes_now() != self.lanes {
+                        return Ok(Ended::Renewed);
+                    }
+                }
             }
         }
+    }
+
+    /// Shows the gateway what the authority has signed, where that is newer than what it knows.
+    fn tell_trust(&mut self, trust: &Trust) {
+        let mark = trust.mark();
+        if mark.exceeds(self.gateway_knows) {
+            if !self.told_by_gateway {
+                let set = trust.signed_beyond(self.gateway_knows);
+                self.control.push_back(link_request::Frame::Trust(set));
+            }
+            self.gateway_knows = mark;
+        }
+        self.told_by_gateway = false;
     }
 
     fn next_frame(&mut self) -> Option<link_request::Frame> {
@@ -193,14 +247,8 @@ impl<'a> Session<'a> {
     }
 
     fn show(&self) {
-        self.link.home.status.with(|state| {
-            for (stream, stored) in self.sender.stored() {
-                state.stored.insert(stream.clone(), stored);
-            }
-            for (stream, standing) in self.receiver.standings() {
-                state.received.insert(stream.clone(), standing);
-            }
-        });
+        let (stored, received) = (self.sender.stored(), self.receiver.standings());
+        self.link.home.status.at(&self.link.gateway, |gateway| gateway.show(stored, received));
     }
 
     async fn committed(
@@ -208,7 +256,13 @@ impl<'a> Session<'a> {
         commit: Result<Committed, broadcast::error::RecvError>,
     ) -> Result<(), LinkError> {
         let grown: Vec<(StreamId, Position)> = match commit {
-            Ok(commit) => commit.streams.to_vec(),
+            Ok(commit) => {
+                for (stream, from_seq, to_seq) in commit.erased.iter() {
+                    self.send_event(send::Event::Erased(stream.clone()));
+                    self.replace(stream, (*from_seq, *to_seq));
+                }
+                commit.streams.to_vec()
+            }
             Err(broadcast::error::RecvError::Lagged(_)) => {
                 let rows = self.link.home.store.list_streams().await?;
                 rows.into_iter().map(|row| (row.stream, row.position)).collect()
@@ -218,6 +272,30 @@ impl<'a> Session<'a> {
         for (stream, position) in grown {
             self.send_event(send::Event::Durable(stream, position));
         }
+        Ok(())
+    }
+
+    /// Has the gateway delete each packaging of a range.
+    pub(crate) fn replace(&mut self, stream: &StreamId, (from_seq, to_seq): (u64, u64)) {
+        if self.lanes.contains(&stream.lane) {
+            let stream = Some(stream.into());
+            let replace = pb::Replace { stream, from_seq, to_seq };
+            self.control.push_back(link_request::Frame::Replace(replace));
+        }
+    }
+
+    fn replaced(&mut self, replaced: pb::Replace) -> Result<(), LinkError> {
+        let pb::Replace { stream, from_seq, to_seq } = replaced;
+        let stream = stream.and_then(|stream| StreamId::try_from(stream).ok());
+        let stream = stream.ok_or(LinkError::Protocol("replaced"))?;
+        let (home, gateway) = (&self.link.home, self.link.gateway.clone());
+        self.work.push(Box::pin(async move {
+            let kept = home.store.confirm_replaced(gateway, stream, (from_seq, to_seq)).await;
+            if let Err(error) = kept {
+                tracing::error!(error = %ErrorChain(&error), "a gateway's word was not kept");
+            }
+            Done::Frame(None)
+        }));
         Ok(())
     }
 
@@ -265,11 +343,23 @@ impl<'a> Session<'a> {
             }
             Frame::Ping(_) => {}
             Frame::Refusal(refusal) => {
-                tracing::warn!(region.id = %self.link.home.book.region, error.reason = reason_name(refusal.reason), "the gateway refused");
+                tracing::warn!(region.id = %self.link.home.book.region, gateway.id = %self.link.gateway, error.reason = reason_name(refusal.reason), "the gateway refused");
                 if refusal.fatal {
                     return Err(LinkError::Refused(reason_name(refusal.reason)));
                 }
                 self.status_error(reason_name(refusal.reason));
+            }
+            Frame::Trust(set) => {
+                self.told_by_gateway = true;
+                let offer = Offer { news: News::Trust(set), taken: None };
+                // What cannot be looked at now is shown again with the next link.
+                drop(self.link.home.news.try_send(offer));
+            }
+            Frame::Replaced(replaced) => self.replaced(replaced)?,
+            Frame::Agreement(object) => {
+                let region = self.link.home.book.region.clone();
+                let offer = Offer { news: News::Agreement(region, object), taken: None };
+                drop(self.link.home.news.try_send(offer));
             }
             Frame::ComeBack(come_back) => {
                 return Ok(Some(Ended::ComeBack(come_back.after_ms.min(60_000))));
@@ -282,7 +372,8 @@ impl<'a> Session<'a> {
     }
 
     fn status_error(&self, reason: &str) {
-        self.link.home.status.with(|state| reason.clone_into(&mut state.error));
+        let Exchange { home, gateway, lanes, .. } = self.link;
+        home.status.at(gateway, |gateway| gateway.refused(lanes, reason.to_owned()));
     }
 
     fn piece(&mut self, piece: pb::SegmentPiece) -> Result<(), LinkError> {
@@ -314,6 +405,14 @@ impl<'a> Session<'a> {
                 home.keep_receipt(receipt, &object).await.ok();
                 Done::Frame(None)
             }));
+        } else if receipt.party != home.book.region && self.lanes.contains(&receipt.stream.lane) {
+            let agreement = home.book.agreement(receipt.stream.agreement, receipt.stream.version);
+            // Of what this region is no party to it has nothing to compare.
+            if agreement.is_some_and(|agreement| agreement.has_party(&receipt.party)) {
+                let signed::Receipt { stream, party, position, .. } = receipt;
+                let effects = self.receiver.step(receive::Event::Receipt(stream, party, position));
+                self.receive_effects(effects);
+            }
         }
     }
 
@@ -321,7 +420,8 @@ impl<'a> Session<'a> {
         let Some(key) = self.link.home.key_of_signer(object) else { return };
         match signed::Head::verify(object, &key) {
             Ok(head) => {
-                let effects = self.receiver.step(receive::Event::Head(head.stream, head.position));
+                let event = receive::Event::Head(head.stream, head.position, head.created_at);
+                let effects = self.receiver.step(event);
                 self.receive_effects(effects);
             }
             Err(_) => self.alarm(None, Reason::SignatureInvalid),

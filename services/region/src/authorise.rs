@@ -55,6 +55,8 @@ pub const TABLE: &[(&str, Access)] = &[
     ("wuling.agreement.v1.AgreementService/DryRunAgreement", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/ExportBundle", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/ImportBundle", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/EraseRecord", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/ListErasures", Access::Roles(OPERATORS)),
 ];
 
 /// Every method that a caller can ask for.

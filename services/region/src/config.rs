@@ -1,9 +1,11 @@
 //! The configuration of a region server: one file, parsed once, every mistake told.
 
+use domain::directory::Directory;
 use domain::kernel::{GatewayId, RegionId};
 use runtime::config::{Check, ConfigError};
 use runtime::limits::{Given, Limits};
 use runtime::telemetry;
+use seal::trust::Trust;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,14 @@ pub const PORT: u16 = 7443;
 pub const METRICS_PORT: u16 = 7490;
 /// Long enough for every stream to be told; short enough for an operator who waits.
 const SHUTDOWN_GRACE_S: u64 = 10;
+
+/// Gateways that a region links to when it names none, out of the directory, in order of their ids. More than
+/// one, because a region that depends on a single gateway without saying so falls silent with it. Not all,
+/// because each is sent all that is written, and a directory lists up to 256. The first, because regions meet
+/// only at a gateway that they share: all with one directory choose the same.
+pub const GATEWAYS_CHOSEN: usize = 3;
+/// Gateways that a region may name.
+const GATEWAYS_NAMED_MAX: usize = 8;
 
 /// As many as a segment holds.
 const ENTRIES_PER_SEGMENT_MAX: u32 = 512;
@@ -57,8 +67,14 @@ struct GivenLimits {
 #[serde(deny_unknown_fields)]
 struct Hosted {
     id: String,
-    gateway: Option<String>,
-    gateway_endpoint: Option<String>,
+    gateways: Option<Vec<Gateway>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Gateway {
+    id: String,
+    endpoint: Option<String>,
 }
 
 /// How a region writes its streams.
@@ -80,10 +96,39 @@ impl Default for ExchangeConfig {
 pub struct HostedConfig {
     /// The region.
     pub region: RegionId,
-    /// Its gateway; `None`: the first of the directory.
-    pub gateway: Option<GatewayId>,
-    /// Where the gateway is reached; `None`: as the directory says.
-    pub gateway_endpoint: Option<String>,
+    /// Its gateways, each of which gets all that it writes; none: the first [`GATEWAYS_CHOSEN`] of the directory.
+    pub gateways: Vec<GatewayConfig>,
+}
+
+impl HostedConfig {
+    /// Its gateways now: those that it names, believed or not, or else the first that are.
+    pub(crate) fn gateways_of(&self, trust: &Trust) -> Vec<GatewayConfig> {
+        if !self.gateways.is_empty() {
+            return self.gateways.clone();
+        }
+        let listed = trust.directory.gateways.keys();
+        let believed = listed.filter(|id| trust.find_gateway(id).is_some());
+        let chosen = |id: &GatewayId| GatewayConfig { id: id.clone(), endpoint: None };
+        believed.take(GATEWAYS_CHOSEN).map(chosen).collect()
+    }
+
+    /// Whether the directory lists a gateway that it may have. A revoked one counts: it may be in another's hands,
+    /// but those who report here must not be turned away because of it.
+    pub(crate) fn has_gateway_of(&self, directory: &Directory) -> bool {
+        match &*self.gateways {
+            [] => !directory.gateways.is_empty(),
+            named => named.iter().any(|gateway| directory.gateways.contains_key(&gateway.id)),
+        }
+    }
+}
+
+/// A gateway of a region.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// The gateway, by its id in the directory.
+    pub id: GatewayId,
+    /// host:port where it is reached; `None`: as the directory says.
+    pub endpoint: Option<String>,
 }
 
 /// The configuration of a region server.
@@ -125,6 +170,29 @@ const fn grace() -> u64 {
     SHUTDOWN_GRACE_S
 }
 
+/// The gateways that a region names.
+fn gateways(check: &mut Check, key: &str, given: Option<&[Gateway]>) -> Vec<GatewayConfig> {
+    let given = match given {
+        None => return Vec::new(),
+        Some(given) if (1..=GATEWAYS_NAMED_MAX).contains(&given.len()) => given,
+        Some(_) => {
+            let what = format!("name 1 to {GATEWAYS_NAMED_MAX}, or leave it out");
+            check.mistake(key, what);
+            return Vec::new();
+        }
+    };
+    let mut gateways: Vec<GatewayConfig> = Vec::with_capacity(given.len());
+    for (at, Gateway { id, endpoint }) in given.iter().enumerate() {
+        let key = format!("{key}.{at}.id");
+        let Some(id) = check.parsed::<GatewayId>(&key, id) else { continue };
+        if gateways.iter().any(|named| named.id == id) {
+            check.mistake(&key, "is named twice");
+        }
+        gateways.push(GatewayConfig { id, endpoint: endpoint.clone() });
+    }
+    gateways
+}
+
 impl Config {
     /// Reads a file.
     ///
@@ -140,17 +208,11 @@ impl Config {
             check.mistake("exchange.entries_per_segment_max", "must be 1 to 512");
         }
         let mut regions = Vec::new();
-        for hosted in &file.regions {
-            let region = check.parsed::<RegionId>("regions.id", &hosted.id);
-            let gateway =
-                hosted.gateway.as_ref().map(|id| check.parsed::<GatewayId>("regions.gateway", id));
-            if let Some(region) = region {
-                regions.push(HostedConfig {
-                    region,
-                    gateway: gateway.flatten(),
-                    gateway_endpoint: hosted.gateway_endpoint.clone(),
-                });
-            }
+        for (at, hosted) in file.regions.iter().enumerate() {
+            let region = check.parsed::<RegionId>(&format!("regions.{at}.id"), &hosted.id);
+            let key = format!("regions.{at}.gateways");
+            let gateways = gateways(&mut check, &key, hosted.gateways.as_deref());
+            regions.extend(region.map(|region| HostedConfig { region, gateways }));
         }
         #[cfg(feature = "known-bad")]
         for what in file.known_bad.iter().filter(|what| !storage::known_bad::choose(what)) {
@@ -195,6 +257,79 @@ impl Config {
             otlp: None,
             limits: Limits::DEVICE,
             console_limits: Limits::CONSOLE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::directory::Gateway;
+    use domain::freshness::{Freshness, Member, Revocation};
+    use domain::kernel::{LinkageId, Timestamp};
+    use std::collections::BTreeMap;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
+
+    fn id(text: &str) -> GatewayId {
+        text.parse().unwrap()
+    }
+
+    /// A linkage of these gateways, of which one is revoked.
+    fn trust(ids: &[&str], revoked: &str) -> Trust {
+        let listed = |text: &&str| {
+            let authority_certificate = text.as_bytes().to_vec();
+            let endpoint = format!("{text}.example:7444");
+            (id(text), Gateway { gateway_id: id(text), authority_certificate, endpoint })
+        };
+        let linkage_id: LinkageId = "wuling".parse().unwrap();
+        let mut trust = Trust::of(Directory {
+            linkage_id: linkage_id.clone(),
+            version: 1,
+            created_at: NOW,
+            regions: BTreeMap::new(),
+            gateways: ids.iter().map(listed).collect(),
+            freshness_key: None,
+        });
+        let key_sha256 = seal::key::sha256(revoked.as_bytes());
+        let member = Member::Gateway(id(revoked));
+        trust.freshness = Some(Freshness {
+            linkage_id,
+            created_at: NOW,
+            directory_version: 1,
+            directory_sha256: [0; 32],
+            revocations: vec![Revocation { member, key_sha256, revoked_at: NOW }],
+            agreements: BTreeMap::new(),
+        });
+        trust
+    }
+
+    fn hosted(gateways: &[&str]) -> HostedConfig {
+        let named = |text: &&str| GatewayConfig { id: id(text), endpoint: None };
+        let gateways = gateways.iter().map(named).collect();
+        HostedConfig { region: "xiaonanhai".parse().unwrap(), gateways }
+    }
+
+    fn chosen(of: &HostedConfig, trust: &Trust) -> Vec<String> {
+        of.gateways_of(trust).iter().map(|gateway| gateway.id.to_string()).collect()
+    }
+
+    #[test]
+    fn a_region_that_names_no_gateway_has_the_first_three_that_are_believed() {
+        let trust = trust(&["e", "d", "c", "b", "a"], "b");
+        assert_eq!(chosen(&hosted(&[]), &trust), ["a", "c", "d"]);
+        assert_eq!(chosen(&hosted(&["e", "b", "z"]), &trust), ["e", "b", "z"]);
+    }
+
+    #[test]
+    fn a_region_without_any_gateway_in_the_directory_is_a_mistake_and_one_that_is_revoked_is_none()
+    {
+        let (some, none) = (trust(&["a"], "a").directory, trust(&[], "a").directory);
+        for (named, of_some) in
+            [(&[][..], true), (&["a"], true), (&["z", "a"], true), (&["z"], false)]
+        {
+            assert_eq!(hosted(named).has_gateway_of(&some), of_some, "{named:?}");
+            assert!(!hosted(named).has_gateway_of(&none), "{named:?}");
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) async fn enrol(region: &Hosted, request: EnrolRequest) -> Result<Enro
     let chain = region
         .authority
         .issue_from_request(
-            region.book.linkage(),
+            region.book().linkage(),
             &Identity::Device(region.region().clone(), device_id),
             &request.certificate_request,
             validity,

@@ -1,9 +1,10 @@
 //! One hosted region: its store, its book, its links, who watches it.
 
 use crate::metrics::Answers;
+use domain::agreement::Agreement;
 use domain::kernel::{Clock, DeviceId, Entropy, Purpose, RegionId, Role, Timestamp};
-use exchange::book::Book;
-use exchange::home::Home;
+use exchange::book::{Book, Shelf, SignedAgreement};
+use exchange::home::{Home, Offer};
 use exchange::status::Status;
 use runtime::Tasks;
 use runtime::limits::Limits;
@@ -12,13 +13,14 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use storage::WriteError;
 use storage::region::{Disclosure, Store, Watcher};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 /// One hosted region.
 pub(crate) struct Hosted {
-    pub(crate) book: Arc<Book>,
+    pub(crate) region: RegionId,
+    pub(crate) shelf: Shelf,
     pub(crate) store: Store,
-    pub(crate) authority: Authority,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) links: Status,
     /// Of the port that its phones connect to.
     pub(crate) limits: Limits,
@@ -31,6 +33,8 @@ pub(crate) struct Hosted {
     /// come after a newer one.
     pub(crate) watchers: AsyncMutex<Vec<(u64, Watcher)>>,
     pub(crate) held: Mutex<Held>,
+    /// Where that goes which may change the book.
+    pub(crate) news: mpsc::Sender<Offer>,
 }
 
 /// What is known of operations that wait for their parents.
@@ -52,18 +56,34 @@ pub(crate) struct Caller {
 
 impl Hosted {
     pub(crate) fn region(&self) -> &RegionId {
-        &self.book.region
+        &self.region
+    }
+
+    /// What the region knows of the linkage now.
+    pub(crate) fn book(&self) -> Arc<Book> {
+        self.shelf.book()
+    }
+
+    /// The version of each agreement that is in force here, by id.
+    pub(crate) fn in_force<'a>(&self, book: &'a Book) -> impl Iterator<Item = &'a SignedAgreement> {
+        let in_force = |signed: &&SignedAgreement| {
+            let Agreement { agreement_id, version, .. } = signed.agreement;
+            self.store.version_in_force(agreement_id) == Some(version)
+        };
+        book.agreements.values().filter(in_force)
     }
 
     /// The region, as far as exchange is concerned.
     pub(crate) fn home(&self) -> Home {
         Home {
-            book: Arc::clone(&self.book),
+            book: self.book(),
+            shelf: self.shelf.clone(),
             store: self.store.clone(),
             status: self.links.clone(),
             tasks: self.tasks.clone(),
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
+            news: self.news.clone(),
         }
     }
 

@@ -23,3 +23,4 @@ pub mod server;
 mod shares;
 mod status;
 mod trust;
+mod turn;

@@ -3,13 +3,13 @@
 
 use crate::hosted::Hosted;
 use crate::metrics::Metrics;
-use domain::kernel::{Clock, RegionId, Timestamp};
+use domain::kernel::{Clock, RegionId};
 use exchange::metrics::Metrics as ExchangeMetrics;
 use prometheus_client::registry::Registry;
 use runtime::connections::Connections;
 use runtime::health::{Check, seconds_between};
 use runtime::identity::Owner;
-use runtime::metrics::{Calls, Metrics as RuntimeMetrics};
+use runtime::metrics::{Calls, Metrics as RuntimeMetrics, Word};
 use runtime::observe::{Look, Observed};
 use runtime::pki::Validity;
 use runtime::tls::ServerTls;
@@ -32,7 +32,6 @@ pub(crate) struct Observe {
 /// What is looked at.
 pub(crate) struct Subject {
     pub(crate) data: PathBuf,
-    pub(crate) directory_at: Timestamp,
     pub(crate) hosted: Arc<BTreeMap<RegionId, Arc<Hosted>>>,
     pub(crate) tls: ServerTls,
     pub(crate) clock: Arc<dyn Clock>,
@@ -72,10 +71,17 @@ impl Observe {
             let (connections, tasks) = (connections.clone(), tasks_seen.clone());
             Box::pin(async move {
                 let mut checks = vec![runtime.refresh(&connections, &tasks, &subject.data)];
-                let Subject { data, directory_at, tls, .. } = &*subject;
                 let authorities = subject.hosted.keys().cloned().map(Owner::Region);
-                let now = subject.clock.now();
-                checks.extend(runtime.trust(data, *directory_at, tls, authorities, now));
+                // All that are hosted here know the same of the linkage.
+                if let Some(region) = subject.hosted.values().next() {
+                    let (trust, now) = (&region.book().trust, subject.clock.now());
+                    let word = Word {
+                        signed_at: trust.signed_at(),
+                        directory_at: trust.directory.created_at,
+                        key_expires_at: trust.key_expires_at,
+                    };
+                    checks.extend(runtime.trust(word, &subject.tls, authorities, now));
+                }
                 for region in subject.hosted.values() {
                     checks.extend(look_at(region, &exchange, &runtime).await);
                 }
@@ -98,7 +104,7 @@ async fn look_at(
     if let Ok(validity) = Validity::of(region.authority.certificate_der()) {
         runtime.certificate(id, "authority", seconds_between(now, validity.not_after));
     }
-    match exchange.refresh(&region.book, &region.store, &region.links.get(), now).await {
+    match exchange.refresh(&region.book(), &region.store, &region.links.get(), now).await {
         Ok(found) => checks.extend(found),
         Err(error) => {
             tracing::error!(region.id = id, error = %ErrorChain(&error), "the store was not read");

@@ -8,6 +8,7 @@ use domain::kernel::{DeviceId, OperationId, Reason, RecordId, Role, Timestamp};
 use domain::operation::{Change, Context, Operation, Rejection, decide};
 use domain::record::Record;
 use domain::stream::Shown;
+use exchange::book::Book;
 use prost::Message as _;
 use proto::convert;
 use proto::convert::view::Outgoing;
@@ -207,10 +208,11 @@ fn decide_all(
     incoming: &[Incoming],
     mut ground: Ground,
 ) -> (Commit, Vec<Answer>) {
+    let book = region.book();
     let mut items = Vec::new();
     let mut answers = Vec::with_capacity(incoming.len());
     for one in incoming {
-        let (answer, item) = decide_one(region, sender, one, &mut ground);
+        let (answer, item) = decide_one(region, &book, sender, one, &mut ground);
         items.extend(item);
         answers.push(answer);
     }
@@ -219,6 +221,7 @@ fn decide_all(
 
 fn decide_one(
     region: &Hosted,
+    book: &Book,
     sender: &Sender,
     one: &Incoming,
     ground: &mut Ground,
@@ -247,7 +250,7 @@ fn decide_one(
     if replaces_held && matches!(answer, Answer::Held) {
         return (answer, None);
     }
-    let item = item(region, sender, one, &answer, replaces_held, ground);
+    let item = item((region, book), sender, one, &answer, replaces_held, ground);
     if let Some(item) = &item {
         ground.operations.insert(operation.operation_id, item.operation.clone());
     }
@@ -298,7 +301,7 @@ fn judge(region: &Hosted, sender: &Sender, operation: &Operation, ground: &Groun
 
 /// What is written for an answer; a conflict leaves no trace, so that the phone can try again.
 fn item(
-    region: &Hosted,
+    (region, book): (&Hosted, &Book),
     sender: &Sender,
     one: &Incoming,
     answer: &Answer,
@@ -335,7 +338,7 @@ fn item(
     });
     let mut shown = base.as_ref().map(|base| base.shown.clone()).unwrap_or_default();
     let outgoing = Outgoing::new(record);
-    let shares = shares(region, record, &outgoing, &mut shown, sender.now);
+    let shares = shares(region, book, record, &outgoing, &mut shown, sender.now);
     let write = RecordWrite {
         record_id: record.meta.record_id,
         kind: record.meta.kind,

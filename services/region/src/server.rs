@@ -1,14 +1,16 @@
 //! The server: opens what it hosts, serves phones and desks, keeps the links, stops in order.
 
-use crate::config::{Config, HostedConfig};
-use crate::folder::{self, FolderError, Loaded};
+use crate::config::{Config, ExchangeConfig, GatewayConfig, HostedConfig};
+use crate::folder::{self, FolderError, Linkage, Loaded};
 use crate::hosted::Hosted;
 use crate::metrics::Answers;
 use crate::observe::{Observe, Subject};
 use crate::rpc::Services;
 use crate::trust::Own;
-use domain::directory::Directory;
-use domain::kernel::{Clock, Entropy, Epoch, RegionId};
+use crate::turn::{self, TurnError};
+use domain::kernel::{Clock, Entropy, Epoch, GatewayId, RegionId};
+use exchange::book::Shelf;
+use exchange::home::Offer;
 use exchange::link::{Exchange, LANE_CLASSES};
 use exchange::status::Status as Links;
 use proto::agreement::v1::agreement_service_server::AgreementServiceServer;
@@ -20,22 +22,25 @@ use runtime::accept::{self, BindError, Listener};
 use runtime::conduct::Conduct;
 use runtime::connections::Connections;
 use runtime::data_dir::{DataDir, DataDirError};
-use runtime::identity::Identity;
 use runtime::limits::{Layers, Limits};
 use runtime::metrics::Calls;
-use runtime::pki::{PkiError, Validity};
-use runtime::tls::{Anchor, ClientAuth, ClientTls, ServerTls, TlsError};
+use runtime::pki::PkiError;
+use runtime::tls::{ClientAuth, ServerTls, TlsError};
+use runtime::trust_folder::TrustFolder;
 use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
-use std::collections::BTreeMap;
+use seal::trust::believe;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::region::Store;
 use storage::{OpenError, ReadError};
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tonic::codec::CompressionEncoding;
 use tonic::transport::server::Router;
 
+/// What peers show and nobody has looked at yet; each may cost the check of many signatures.
+const NEWS_QUEUED_MAX: usize = 16;
 /// Bytes of a signed batch besides the batch.
 const BATCH_BYTES_BESIDE: usize = 1_024;
 
@@ -62,13 +67,16 @@ pub enum ServerError {
     /// A store cannot be read.
     #[error("a store cannot be read")]
     StoreRead(#[source] ReadError),
+    /// An agreement version cannot be put into force.
+    #[error("an agreement version cannot be put into force")]
+    Turn(#[from] TurnError),
     /// A certificate cannot be made.
     #[error("the server's certificate cannot be made")]
     Certificate(#[from] PkiError),
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
     Tls(#[from] TlsError),
-    /// The directory has no gateway of that name.
+    /// The directory has none of the gateways that a region names, or none at all.
     #[error("the directory names no gateway for {0}")]
     NoGateway(RegionId),
     /// A method of the contract has no rule.
@@ -87,7 +95,7 @@ pub struct Server {
     config: Config,
     listener: Listener,
     data: DataDir,
-    directory: Directory,
+    trust: Linkage,
     loaded: Vec<(HostedConfig, Loaded)>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -111,16 +119,23 @@ impl Server {
             return Err(ServerError::NoRule(method));
         }
         let data = DataDir::open(&config.data, folder::FORMAT)?;
-        let directory = folder::read_directory(data.path(), clock.now())?;
+        let now = clock.now();
+        let trust = TrustFolder::open(data.path(), now, believe).map_err(FolderError::Linkage)?;
         let loaded = config
             .regions
             .iter()
             .map(|hosted| {
-                Ok((hosted.clone(), folder::read_region(data.path(), &hosted.region, &directory)?))
+                let region = &hosted.region;
+                Ok((hosted.clone(), folder::read_region(data.path(), region, trust.held(), now)?))
             })
             .collect::<Result<Vec<_>, FolderError>>()?;
+        for (of, loaded) in &loaded {
+            if !of.has_gateway_of(loaded.book.directory()) {
+                return Err(ServerError::NoGateway(of.region.clone()));
+            }
+        }
         let listener = Listener::bind(config.listen).await?;
-        Ok(Self { config, listener, data, directory, loaded, clock, entropy })
+        Ok(Self { config, listener, data, trust, loaded, clock, entropy })
     }
 
     /// Where it will serve.
@@ -134,38 +149,45 @@ impl Server {
     /// # Errors
     /// When a part of it failed or had to be cut off.
     pub async fn serve(self, shutdown: Shutdown) -> Result<(), ServerError> {
-        let Self { config, listener, data, directory, loaded, clock, entropy } = self;
+        let Self { config, listener, data, trust, loaded, clock, entropy } = self;
         let tasks = Tasks::new(shutdown);
         let grace = Duration::from_secs(config.shutdown_grace_s);
         let addr = listener.addr();
         let connections = Connections::default();
         let observe = Observe::new(&connections);
+        let (news, heard) = mpsc::channel(NEWS_QUEUED_MAX);
         let mut hosted = BTreeMap::new();
         for (of, loaded) in loaded {
             let answers = observe.metrics.answers(&of.region);
-            let region =
-                open(&data, &tasks, loaded, (config.limits, answers), &clock, &entropy).await?;
-            link(&tasks, &config, &directory, &of, &region, &clock)?;
-            hosted.insert(of.region, region);
+            let world = (&clock, &entropy, &news);
+            let region = open(&data, &tasks, loaded, (config.limits, answers), world).await?;
+            hosted.insert(of.region.clone(), Arc::clone(&region));
+            let mut linked = BTreeSet::new();
+            link(&tasks, config.exchange, &of, &region, &mut linked);
+            let linking = link_more(tasks.clone(), config.exchange, of, region, linked);
+            tasks.spawn("region.link", OnExit::Log, linking);
         }
         let hosted = Arc::new(hosted);
         let own = Own {
-            linkage: directory.linkage_id.clone(),
+            linkage: trust.held().directory.linkage_id.clone(),
+            data: data.path().to_owned(),
             names: config.names.clone(),
             ip: addr.ip(),
             lists: data.path().join("trust").join("crl"),
             hosted: Arc::clone(&hosted),
             clock: Arc::clone(&clock),
+            folder: trust,
+            stamps: BTreeMap::new(),
         };
         let revoked = own.revoked().await.map_err(ServerError::StoreRead)?;
         let (keys, trust) = own.keys(&revoked)?;
         let tls = ServerTls::new(&keys, trust, ClientAuth::Optional)?;
-        let trusting = own.run(revoked, tls.clone(), connections.clone(), tasks.soft().clone());
+        let soft = tasks.soft().clone();
+        let trusting = own.run(revoked, tls.clone(), connections.clone(), heard, soft);
         tasks.spawn("region.trust", OnExit::Log, trusting);
         let calls = observe.calls();
         let subject = Subject {
             data: data.path().to_owned(),
-            directory_at: directory.created_at,
             hosted: Arc::clone(&hosted),
             tls: tls.clone(),
             clock,
@@ -243,8 +265,7 @@ async fn open(
     tasks: &Tasks,
     loaded: Loaded,
     (limits, answers): (Limits, Answers),
-    clock: &Arc<dyn Clock>,
-    entropy: &Arc<dyn Entropy>,
+    (clock, entropy, news): (&Arc<dyn Clock>, &Arc<dyn Entropy>, &mpsc::Sender<Offer>),
 ) -> Result<Arc<Hosted>, ServerError> {
     let region = loaded.book.region.clone();
     let path = folder::store_path(data.path(), &region);
@@ -268,10 +289,11 @@ async fn open(
         }
     });
     let Loaded { book, authority } = loaded;
-    Ok(Arc::new(Hosted {
-        book: Arc::new(book),
+    let region = Arc::new(Hosted {
+        region: book.region.clone(),
+        shelf: Shelf::new(book),
         store,
-        authority,
+        authority: Arc::new(authority),
         links: Links::default(),
         limits,
         answers,
@@ -280,46 +302,58 @@ async fn open(
         entropy: Arc::clone(entropy),
         watchers: AsyncMutex::new(Vec::new()),
         held: Mutex::default(),
-    }))
+        news: news.clone(),
+    });
+    turn::begin_all(&region).await?;
+    tasks.spawn("region.turn", OnExit::Log, turn::run(Arc::clone(&region)));
+    Ok(region)
 }
 
-/// Starts a region's links.
+/// Starts the links of a region to the gateways that it has now, where they are not started yet. A link ends with
+/// the server alone: it waits while its gateway is struck off.
 fn link(
     tasks: &Tasks,
-    config: &Config,
-    directory: &Directory,
+    exchange: ExchangeConfig,
     of: &HostedConfig,
     region: &Hosted,
-    clock: &Arc<dyn Clock>,
-) -> Result<(), ServerError> {
-    let none = || ServerError::NoGateway(of.region.clone());
-    let gateway = match &of.gateway {
-        Some(id) => directory.gateways.get(id),
-        None => directory.gateways.values().next(),
-    };
-    let gateway = gateway.ok_or_else(none)?;
-    let identity = Identity::Region(of.region.clone());
-    let validity = Validity::days(clock.now(), 365);
-    let own =
-        region.authority.issue_server(&directory.linkage_id, &identity, &[], &[], validity)?;
-    let tls = ClientTls::new(
-        &directory.linkage_id,
-        Identity::Gateway(gateway.gateway_id.clone()),
-        Anchor::Certificate(&gateway.authority_certificate),
-        Some(&own),
-    )?;
-    for lanes in LANE_CLASSES {
-        let exchange = Exchange {
-            home: region.home(),
-            gateway: gateway.gateway_id.clone(),
-            endpoint: of.gateway_endpoint.clone().unwrap_or_else(|| gateway.endpoint.clone()),
-            tls: tls.clone(),
-            lanes,
-            entries_per_segment_max: config.exchange.entries_per_segment_max,
-        };
-        tasks.spawn("exchange.link", OnExit::Log, exchange.run());
+    linked: &mut BTreeSet<GatewayId>,
+) {
+    for GatewayConfig { id, endpoint } in of.gateways_of(&region.book().trust) {
+        if !linked.insert(id.clone()) {
+            continue;
+        }
+        region.links.expect(&id, !of.gateways.is_empty());
+        for lanes in LANE_CLASSES {
+            let link = Exchange {
+                home: region.home(),
+                gateway: id.clone(),
+                endpoint: endpoint.clone(),
+                authority: Arc::clone(&region.authority),
+                lanes,
+                entries_per_segment_max: exchange.entries_per_segment_max,
+            };
+            tasks.spawn("exchange.link", OnExit::Log, link.run());
+        }
     }
-    Ok(())
+}
+
+/// Links a region to the gateways that it comes to have while the server runs.
+async fn link_more(
+    tasks: Tasks,
+    exchange: ExchangeConfig,
+    of: HostedConfig,
+    region: Arc<Hosted>,
+    mut linked: BTreeSet<GatewayId>,
+) {
+    let mut books = region.shelf.watch();
+    loop {
+        link(&tasks, exchange, &of, &region, &mut linked);
+        // Neither arm holds anything.
+        tokio::select! {
+            () = tasks.soft().cancelled() => return,
+            _ = books.changed() => {}
+        }
+    }
 }
 
 /// What is hosted.

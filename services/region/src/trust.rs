@@ -1,9 +1,15 @@
-//! What the server shows and whom it takes: the certificates of its regions, and their devices without
-//! those that were revoked. Both change without a restart.
+//! What the server shows, whom it takes, and what its regions know of the linkage: their certificates, their
+//! devices without those that were revoked, the authority's word, their agreements. All of it changes without a
+//! restart, and here alone.
 
+use crate::folder::{self, Linkage};
 use crate::hosted::Hosted;
 use crate::server::{HostedMap, ServerError};
-use domain::kernel::{Clock, LinkageId, RegionId};
+use domain::kernel::{Clock, LinkageId, Reason, RegionId};
+use exchange::home::{News, Offer};
+use prost::Message as _;
+use proto::directory::v1::TrustSet;
+use proto::kernel::v1::SignedObject;
 use runtime::ErrorChain;
 use runtime::connections::Connections;
 use runtime::data_dir::{SHARED, write_atomic};
@@ -11,12 +17,15 @@ use runtime::identity::{Identity, Owner};
 use runtime::pki::{Authority, RevocationList, Validity};
 use runtime::renewal::{CERTIFICATE_DAYS, Look, Renewal};
 use runtime::tls::{Hosted as HostedKey, Lists, ServerTls, Trust};
+use runtime::trust_folder::TrustFolderError;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 use storage::ReadError;
 use storage::region::RevokedDevice;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// The devices that each hosted region has revoked.
@@ -25,13 +34,21 @@ pub(crate) type Revoked = BTreeMap<RegionId, Vec<RevokedDevice>>;
 /// What certificates and lists are made from.
 pub(crate) struct Own {
     pub(crate) linkage: LinkageId,
+    pub(crate) data: PathBuf,
     pub(crate) names: Vec<String>,
     pub(crate) ip: IpAddr,
     /// Where the lists are put, for those who take this region's certificates elsewhere.
     pub(crate) lists: PathBuf,
     pub(crate) hosted: Arc<HostedMap>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The authority's word.
+    pub(crate) folder: Linkage,
+    /// What lay in each region's folder of agreements when it was last read.
+    pub(crate) stamps: BTreeMap<RegionId, Stamp>,
 }
+
+/// Tells a folder of agreements from what it was before.
+type Stamp = Vec<(PathBuf, Option<SystemTime>)>;
 
 impl Own {
     /// Certificates of all hosted regions, and whom they trust: each its own devices without those that
@@ -96,17 +113,108 @@ impl Own {
         Ok(revoked)
     }
 
-    /// Keeps both fresh, which were made for what was `known` to be revoked, and closes the connections of
+    /// Takes news, and then says so to who waits.
+    fn offered(&mut self, Offer { news, taken }: Offer) {
+        let answer = match news {
+            News::Trust(set) => self.offered_trust(&set),
+            News::Agreement(region, object) => self.offered_agreement(&region, &object),
+        };
+        if let Some(taken) = taken {
+            // Who asked may have gone.
+            taken.send(answer).ok();
+        }
+    }
+
+    fn offered_trust(&mut self, set: &TrustSet) -> Result<(), Reason> {
+        match self.folder.offer(&set.encode_to_vec(), self.clock.now()) {
+            Ok(newer) => {
+                self.renew(newer);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(error = %ErrorChain(&error), "trust that was shown is not taken");
+                match error {
+                    TrustFolderError::Trust { source, .. } => Err(source.reason()),
+                    _ => Err(Reason::StorageUnavailable),
+                }
+            }
+        }
+    }
+
+    fn offered_agreement(
+        &mut self,
+        region: &RegionId,
+        object: &SignedObject,
+    ) -> Result<(), Reason> {
+        let (trust, now) = (self.folder.held(), self.clock.now());
+        match folder::install(&self.data, region, object, trust, now) {
+            Ok(_) => {
+                self.renew(false);
+                Ok(())
+            }
+            Err(error) => {
+                let reason = error.reason();
+                tracing::error!(region.id = %region, error.reason = reason.name(), error = %ErrorChain(&error), "an agreement that was shown is not taken");
+                Err(reason)
+            }
+        }
+    }
+
+    /// Puts new books up where something has changed.
+    fn renew(&mut self, newer: bool) {
+        let (now, trust) = (self.clock.now(), Arc::clone(self.folder.held()));
+        for (id, region) in self.hosted.iter() {
+            let found = folder::stamp(&self.data, id);
+            // What waits for a newer word is looked at with each word.
+            if self.stamps.get(id) == Some(&found) && !newer {
+                continue;
+            }
+            self.stamps.insert(id.clone(), found);
+            match folder::read_region(&self.data, id, &trust, now) {
+                Ok(loaded) => {
+                    let (before, versions) = (region.book(), loaded.book.agreements.len());
+                    if loaded.book.find_region(id).is_none() {
+                        tracing::error!(region.id = %id, "this region is revoked");
+                    }
+                    if loaded.book.differs(&before) {
+                        let version = trust.directory.version;
+                        tracing::info!(region.id = %id, directory.version = version, versions, "the linkage has changed");
+                    }
+                    region.shelf.put(loaded.book);
+                }
+                Err(error) => {
+                    tracing::error!(region.id = %id, error = %ErrorChain(&error), "what changed is not taken");
+                }
+            }
+        }
+    }
+
+    /// Keeps all of it fresh, where certificates were made for what was `known` to be revoked, and closes the connections of
     /// devices that were revoked since, with every stream on them.
     pub(crate) async fn run(
-        self,
+        mut self,
         mut known: Revoked,
         tls: ServerTls,
         connections: Connections,
+        mut news: mpsc::Receiver<Offer>,
         soft: CancellationToken,
     ) {
         let mut renewal = Renewal::new();
-        while let Some(look) = renewal.next(&soft).await {
+        loop {
+            // Neither arm holds state across its await.
+            let look = tokio::select! {
+                look = renewal.next(&soft) => look,
+                Some(offer) = news.recv() => {
+                    self.offered(offer);
+                    continue;
+                }
+            };
+            let Some(look) = look else { return };
+            let newer = self.folder.look(self.clock.now()).unwrap_or_else(|error| {
+                tracing::error!(error = %ErrorChain(&error), "the trust that lies here is not taken");
+                false
+            });
+            self.renew(newer);
             let revoked = match self.revoked().await {
                 Ok(revoked) => revoked,
                 Err(error) => {

@@ -1,6 +1,6 @@
 //! How a server is, with reasons: what was looked at, what was found, and what to do about it.
 
-use domain::kernel::Timestamp;
+use domain::kernel::{Timestamp, TrustAge};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,8 +12,8 @@ const DISK_FREE_FAIL_BYTES: u64 = 256 << 20;
 
 /// Half the life of a server's certificate: it should have been renewed by then.
 const CERTIFICATE_WARN_S: i64 = 7 * 86_400 / 2;
-/// The key that signs directories lives for 90 days.
-const DIRECTORY_WARN_S: i64 = 75 * 86_400;
+/// The key that signs directories lives for 90 days, and the authority for a new one may be far away.
+const DIRECTORY_KEY_WARN_S: i64 = 15 * 86_400;
 
 /// What a check found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -101,11 +101,25 @@ impl Check {
         Self::new("certificate", state, reason, advice)
     }
 
-    /// Whether the directory is young enough.
-    pub fn directory(age_s: i64) -> Self {
-        let state = if age_s > DIRECTORY_WARN_S { State::Warn } else { State::Ok };
-        let reason = format!("the authority signed it {} days ago", age_s.max(0) / 86_400);
-        Self::new("directory", state, reason, "ask the authority for a new directory")
+    /// Whether the authority has said of late what is newest. However old it is, calls for help go on.
+    pub fn trust(age: TrustAge, age_s: i64) -> Self {
+        let (state, effect) = match age {
+            TrustAge::Fresh => (State::Ok, ""),
+            TrustAge::Stale => (State::Warn, "; nothing is widened, what comes is unconfirmed"),
+            TrustAge::Lapsed => (State::Warn, "; nothing but alerts is exchanged"),
+        };
+        let hours = age_s.max(0) / 3_600;
+        let reason = format!("the authority last said {hours} h ago what is newest{effect}");
+        let advice = "have the authority freshen, and see whether its word reaches the gateway";
+        Self::new("trust", state, reason, advice)
+    }
+
+    /// Whether the key that signs directories holds for long enough.
+    pub fn directory_key(seconds: i64) -> Self {
+        let state = if seconds < DIRECTORY_KEY_WARN_S { State::Warn } else { State::Ok };
+        let reason = format!("the directory key holds for {} days", seconds.max(0) / 86_400);
+        let advice = "have the authority rotate it: what it signs later is not believed";
+        Self::new("directory_key", state, reason, advice)
     }
 
     /// Whether all authorities have said of late what they no longer stand by.
@@ -165,13 +179,6 @@ pub(crate) fn disk_free_bytes(path: &Path) -> Option<u64> {
     Some(stat.blocks_available() * stat.fragment_size())
 }
 
-/// When a file was last written.
-pub(crate) fn file_time(path: &Path) -> Option<Timestamp> {
-    let written = std::fs::metadata(path).ok()?.modified().ok()?;
-    let micros = written.duration_since(std::time::UNIX_EPOCH).ok()?.as_micros();
-    Some(Timestamp::from_micros(i64::try_from(micros).ok()?))
-}
-
 /// Seconds from one time to another.
 pub fn seconds_between(from: Timestamp, to: Timestamp) -> i64 {
     to.micros().saturating_sub(from.micros()) / 1_000_000
@@ -193,8 +200,11 @@ mod tests {
             (Check::certificate(CERTIFICATE_WARN_S), State::Ok),
             (Check::certificate(CERTIFICATE_WARN_S - 1), State::Warn),
             (Check::certificate(0), State::Fail),
-            (Check::directory(86_400), State::Ok),
-            (Check::directory(DIRECTORY_WARN_S + 1), State::Warn),
+            (Check::trust(TrustAge::Fresh, 60), State::Ok),
+            (Check::trust(TrustAge::Stale, 90_000), State::Warn),
+            (Check::trust(TrustAge::Lapsed, 3_000_000), State::Warn),
+            (Check::directory_key(DIRECTORY_KEY_WARN_S), State::Ok),
+            (Check::directory_key(DIRECTORY_KEY_WARN_S - 1), State::Warn),
             (Check::revocations(0), State::Ok),
             (Check::revocations(1), State::Warn),
             (Check::unreadable(), State::Fail),

@@ -28,6 +28,7 @@ pub mod renewal;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
+pub mod trust_folder;
 
 #[cfg(test)]
 mod fixture;

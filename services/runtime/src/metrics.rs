@@ -6,11 +6,11 @@
 
 use crate::accept::REFUSALS;
 use crate::connections::{Connections, Peer};
-use crate::health::{Check, State, disk_free_bytes, file_time, seconds_between};
+use crate::health::{Check, State, disk_free_bytes, seconds_between};
 use crate::identity::{Identity, Owner};
 use crate::tasks::Tasks;
 use crate::tls::ServerTls;
-use domain::kernel::Timestamp;
+use domain::kernel::{Timestamp, TrustAge};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::http::{HeaderMap, Request, Response};
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
@@ -110,6 +110,17 @@ pub fn gauge_value(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// How old what the authority has signed is.
+#[derive(Clone, Copy, Debug)]
+pub struct Word {
+    /// When it last said what is newest.
+    pub signed_at: Timestamp,
+    /// When it signed the directory.
+    pub directory_at: Timestamp,
+    /// How long the key that signed the directory is good.
+    pub key_expires_at: Timestamp,
+}
+
 impl Metrics {
     /// Registers them; `connections` are those of the server's port.
     pub fn new(registry: &mut Registry, connections: &Connections) -> Self {
@@ -157,7 +168,7 @@ impl Metrics {
         let help = "Since the authority signed the directory";
         let gauge = metrics.directory_age.clone();
         registry.register_with_unit("directory_age", help, Unit::Seconds, gauge);
-        let help = "Since the directory was put into the data folder";
+        let help = "Since the authority last said what is newest";
         registry.register_with_unit("trust_age", help, Unit::Seconds, metrics.trust_age.clone());
         let help = "What a check finds: 0 ok, 1 warn, 2 fail";
         registry.register("health_check_state", help, metrics.checks.clone());
@@ -185,24 +196,29 @@ impl Metrics {
         Check::disk(disk_free)
     }
 
-    /// Looks at what a server shows and whom it believes: its certificate, the directory of this time in
-    /// its data folder, the lists of these authorities.
+    /// Looks at what a server shows and whom it believes: its certificate, the authority's word, the lists of
+    /// these authorities.
     pub fn trust(
         &self,
-        data: &Path,
-        directory_at: Timestamp,
+        word: Word,
         tls: &ServerTls,
         authorities: impl Iterator<Item = Owner>,
         now: Timestamp,
-    ) -> [Check; 3] {
+    ) -> [Check; 4] {
         let left = seconds_between(now, tls.expires_at());
         self.certificate("server", "server", left);
-        let age = seconds_between(directory_at, now);
-        self.directory_age.set(age);
-        let put_at = file_time(&data.join("trust").join("directory.signed"));
-        self.trust_age.set(put_at.map_or(age, |at| seconds_between(at, now)));
+        let key_left = seconds_between(now, word.key_expires_at);
+        self.certificate("authority", "directory_key", key_left);
+        let age = seconds_between(word.signed_at, now);
+        self.directory_age.set(seconds_between(word.directory_at, now));
+        self.trust_age.set(age);
         let stale = authorities.filter(|owner| tls.is_stale(owner, now)).count();
-        [Check::certificate(left), Check::directory(age), Check::revocations(stale)]
+        [
+            Check::certificate(left),
+            Check::trust(TrustAge::of(word.signed_at, now), age),
+            Check::directory_key(key_left),
+            Check::revocations(stale),
+        ]
     }
 
     /// Notes how long a certificate still holds.

@@ -17,8 +17,20 @@ pub fn start(stream: &StreamId) -> Position {
     Position { seq: 0, h: genesis(stream) }
 }
 
+/// The salt of an entry that was erased: what stands in the place of its bytes is its commitment. No salt that is
+/// drawn is all zeros.
+pub const ERASED: [u8; 16] = [0; 16];
+
+/// The commitment of an erased entry; `None` for one that is whole.
+pub fn erased(salt: &[u8; 16], entry: &[u8]) -> Option<[u8; 32]> {
+    (*salt == ERASED).then(|| entry.try_into().ok()).flatten()
+}
+
 /// `c_n`: the commitment to an entry.
 pub fn commitment(salt: &[u8; 16], entry: &[u8]) -> [u8; 32] {
+    if let Some(erased) = erased(salt, entry) {
+        return erased;
+    }
     sha256_parts(&[tag::COMMITMENT, salt, entry])
 }
 

@@ -15,6 +15,7 @@
 pub mod batch;
 mod body;
 pub mod chain;
+pub mod entry;
 pub mod key;
 pub mod segment;
 pub mod signed;

@@ -8,9 +8,11 @@ use crate::key::{self, SigningKey, key_id};
 use crate::tag;
 use crate::wire::{self, Malformed, fixed};
 use bytes::Bytes;
+use domain::freshness::TrustMark;
 use domain::kernel::{GatewayId, Lane, Reason, RegionId, Timestamp};
 use domain::stream::{Position, StreamId};
 use prost::Message;
+use proto::convert::freshness::decode_mark;
 use proto::exchange::v1 as pb;
 use proto::kernel::v1::{Signature, SignedObject};
 
@@ -22,6 +24,8 @@ pub const SIGNATURES_MAX: usize = 64;
 pub const PARKED_PER_RECEIPT_MAX: usize = 100;
 /// Most streams that a hello names.
 pub const APPLIED_PER_HELLO_MAX: usize = 10_000;
+/// Most agreement versions that a hello names.
+pub const AGREEMENTS_PER_HELLO_MAX: usize = 1_000;
 
 const SOFTWARE_BYTES_MAX: usize = 64;
 /// Bodies of heads and receipts are far smaller; checked before they are decoded.
@@ -289,6 +293,10 @@ pub struct Hello {
     pub applied: Vec<(StreamId, Position)>,
     /// Software and version, at most 64 bytes.
     pub software: String,
+    /// How new the trust is that it holds.
+    pub trust: TrustMark,
+    /// SHA-256 of the bodies of the agreement versions that it holds; the first 1,000 are sent.
+    pub agreements: Vec<[u8; 32]>,
 }
 
 impl Hello {
@@ -307,6 +315,13 @@ impl Hello {
                 .collect(),
             gateway_id: self.gateway.as_str().into(),
             software: self.software.clone(),
+            trust: (self.trust != TrustMark::default()).then(|| self.trust.into()),
+            agreement_sha256s: self
+                .agreements
+                .iter()
+                .take(AGREEMENTS_PER_HELLO_MAX)
+                .map(|sha256| Bytes::copy_from_slice(sha256))
+                .collect(),
         };
         sign(tag::HELLO, body.encode_to_vec(), self.region.as_str(), key)
     }
@@ -323,14 +338,27 @@ impl Hello {
         gateway: &GatewayId,
     ) -> Result<Self, SignedError> {
         let (signer, body) = verify_own(object, tag::HELLO, public, BODY_BYTES_MAX)?;
-        let pb::Hello { region_id, nonce, protocol, lanes, applied, gateway_id, software } = body;
+        let pb::Hello {
+            region_id,
+            nonce,
+            protocol,
+            lanes,
+            applied,
+            gateway_id,
+            software,
+            trust,
+            agreement_sha256s,
+        } = body;
         let region = RegionId::parse(&region_id).map_err(|_| Malformed("region_id"))?;
         signed_by(&signer, &region)?;
         let nonce = fixed(&nonce, "nonce")?;
         if nonce != *challenge || gateway_id != gateway.as_str() {
             return Err(SignedError::NonceWrong);
         }
-        if applied.len() > APPLIED_PER_HELLO_MAX || lanes.len() > Lane::ALL.len() {
+        if applied.len() > APPLIED_PER_HELLO_MAX
+            || lanes.len() > Lane::ALL.len()
+            || agreement_sha256s.len() > AGREEMENTS_PER_HELLO_MAX
+        {
             return Err(SignedError::TooLarge);
         }
         if software.len() > SOFTWARE_BYTES_MAX || software.chars().any(char::is_control) {
@@ -347,6 +375,11 @@ impl Hello {
             .into_iter()
             .map(|position| wire::position_from_pb(Some(position)))
             .collect::<Result<_, _>>()?;
-        Ok(Self { region, nonce, gateway: gateway.clone(), protocol, lanes, applied, software })
+        let agreements = agreement_sha256s
+            .iter()
+            .map(|sha256| fixed(sha256, "agreement_sha256s"))
+            .collect::<Result<_, _>>()?;
+        let (gateway, trust) = (gateway.clone(), decode_mark(trust));
+        Ok(Self { region, nonce, gateway, protocol, lanes, applied, software, trust, agreements })
     }
 }

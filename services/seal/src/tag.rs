@@ -24,6 +24,8 @@ pub const AGREEMENT: &[u8] = b"wuling:agreement:v1\0";
 pub const DIRECTORY: &[u8] = b"wuling:directory:v1\0";
 /// Signed object by which the root key vouches for the directory key.
 pub const DIRECTORY_KEY: &[u8] = b"wuling:directory-key:v1\0";
+/// Signed object whose body is `directory.v1.Freshness`.
+pub const FRESHNESS: &[u8] = b"wuling:freshness:v1\0";
 /// Batch of a device.
 pub const BATCH: &[u8] = b"wuling:batch:v1\0";
 
@@ -45,6 +47,7 @@ mod tests {
             AGREEMENT,
             DIRECTORY,
             DIRECTORY_KEY,
+            FRESHNESS,
             BATCH,
         ];
         for (i, a) in all.iter().enumerate() {

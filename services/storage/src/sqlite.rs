@@ -80,8 +80,19 @@ pub(crate) fn open_writer(path: &Path, migrations: &[Migration]) -> Result<Conne
     // Pages that are written again and again, as the ends of all tables are, go into the file once a
     // checkpoint: four times as rarely as by default, for 16 MiB of log.
     set(&conn, "wal_autocheckpoint", "4000", "4000")?;
+    // What is deleted is not left lying in the file.
+    set(&conn, "secure_delete", "ON", "1")?;
     migrate(&mut conn, migrations)?;
     Ok(conn)
+}
+
+/// Brings the log into the file and empties it; tells whether it is empty. A reader that is at work keeps it.
+pub(crate) fn empty_log(conn: &Connection) -> bool {
+    let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    if let Err(error) = &busy {
+        tracing::warn!(error = %error, "the log was not emptied");
+    }
+    matches!(busy, Ok(0))
 }
 
 /// How a statement would be answered, step by step.

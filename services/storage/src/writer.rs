@@ -125,6 +125,9 @@ pub(crate) trait Apply {
     /// The transaction is on disk: tell those who watch.
     fn flushed(&mut self);
 
+    /// Everybody was answered: what the file still needs, outside of any transaction.
+    fn settle(&mut self, _conn: &Connection) {}
+
     /// The transaction was rolled back: forget what it left in memory.
     fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()>;
 }
@@ -200,6 +203,7 @@ impl<A: Apply> Committer<A> {
                 batch.iter_mut().for_each(|job| job.answer(Ok(())));
                 #[cfg(feature = "known-bad")]
                 crate::known_bad::pass(crate::known_bad::Point::CallersAnswered);
+                self.state.settle(&self.conn);
                 Ok(())
             }
             Err(error) => {

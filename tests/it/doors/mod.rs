@@ -20,6 +20,7 @@ use runtime::config::Secret;
 use runtime::identity::Identity;
 use runtime::pki::{Authority, IssuedKey, Validity};
 use runtime::tls::{Anchor, ClientTls};
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -192,6 +193,13 @@ impl Door {
     /// Files that the process has open.
     pub(crate) fn files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.pid())).unwrap().count()
+    }
+
+    /// Sockets that the process has open. Its store opens files when it first needs them.
+    pub(crate) fn sockets(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.pid())).unwrap();
+        let target = |file: std::io::Result<DirEntry>| std::fs::read_link(file.ok()?.path()).ok();
+        open.filter_map(target).filter(|to| to.to_string_lossy().starts_with("socket:")).count()
     }
 
     /// Waits until the process works less than a fifth of the time.

@@ -21,11 +21,12 @@ pub(crate) use proxy::Proxy;
 pub(crate) use python::{Python, root};
 pub(crate) use store::Store;
 
+use cli::authority;
 use cli::linkage::{self, RegionSpec, Terms};
 use cli::phone::{self, Phone};
 use domain::agreement::{AgreementForm, Clause, Grant, Release};
 use domain::directory::{Directory, RegionLevel};
-use domain::kernel::{Clock as _, Datum, GeoPoint, LinkageId, Purpose, RegionId, Role};
+use domain::kernel::{Clock as _, Datum, GeoPoint, LinkageId, Purpose, RegionId, Role, Timestamp};
 use domain::outline::Outline;
 use domain::patrol::{Shift, ShiftState, SosAlert, SosState, SosTrigger};
 use domain::risk::{EmergencyClass, Event, EventDomain, EventSource, EventState};
@@ -71,9 +72,14 @@ fn data_of(id: &str) -> &'static str {
 
 /// Data folders of a gateway, three regions, their charter and their agreement, ready to be started.
 pub(crate) async fn set_up(dir: &Path) {
-    let (now, linkage): (_, LinkageId) = (SystemClock.now(), "wuling-test".parse().unwrap());
+    set_up_as_of(dir, SystemClock.now()).await;
+}
+
+/// The same, of which the authority has said nothing since this time.
+pub(crate) async fn set_up_as_of(dir: &Path, now: Timestamp) {
+    let linkage: LinkageId = "wuling-test".parse().unwrap();
     let authority = dir.join("authority");
-    linkage::init_authority(&authority, &linkage, now, &SystemEntropy).unwrap();
+    let signer = authority::init(&authority, &linkage, now, &SystemEntropy).unwrap();
     let (data, id) = (dir.join("gateway"), "gateway-1".parse().unwrap());
     let gateway = linkage::init_gateway(&data, &linkage, &id, "127.0.0.1:7444", now).unwrap();
     let mut regions = Vec::new();
@@ -96,16 +102,17 @@ pub(crate) async fn set_up(dir: &Path) {
         regions
             .push(linkage::init_region(&data, &linkage, spec, now, &SystemEntropy).await.unwrap());
     }
-    let directory = linkage::publish(&authority, regions, vec![gateway], now).unwrap();
+    let signer = signer.publish(regions, vec![gateway], now).unwrap();
+    let directory = &signer.trust().directory;
     for data in ["gateway", "a", "b"] {
         linkage::install_trust(&authority, &dir.join(data)).unwrap();
     }
     // A county sees what its township's officer has accepted, and every call for help.
     let charter = [(Grant::EventDetail, Release::OnAccept), (Grant::Sos, Release::AtOnce)];
-    agree(dir, &directory, AgreementForm::Charter, [A, COUNTY], &charter);
+    agree(dir, directory, AgreementForm::Charter, [A, COUNTY], &charter, now);
     let at_once = [Grant::Sos, Grant::EventDetail, Grant::PatrolSummary];
     let clauses = at_once.map(|grant| (grant, Release::AtOnce));
-    agree(dir, &directory, AgreementForm::Agreement, [A, B], &clauses);
+    agree(dir, directory, AgreementForm::Agreement, [A, B], &clauses, now);
 }
 
 /// Proposes, has both sign, hands it to both.
@@ -115,8 +122,8 @@ fn agree(
     form: AgreementForm,
     parties: [&str; 2],
     clauses: &[(Grant, Release)],
+    now: Timestamp,
 ) {
-    let now = SystemClock.now();
     let clause = |&(grant, release): &(Grant, Release)| Clause::whole(grant, release);
     let clauses = clauses.iter().map(clause).collect();
     let parties = parties.map(region).to_vec();
@@ -132,7 +139,7 @@ pub(crate) fn region_config(dir: &Path, data: &str, port: u16, gateway_port: u16
     text += METRICS_OFF;
     for id in [A, COUNTY, B].into_iter().filter(|id| data_of(id) == data) {
         text += &format!(
-            "[[regions]]\nid = \"{id}\"\ngateway_endpoint = \"127.0.0.1:{gateway_port}\"\n"
+            "[[regions]]\nid = \"{id}\"\ngateways = [{{ id = \"gateway-1\", endpoint = \"127.0.0.1:{gateway_port}\" }}]\n"
         );
     }
     let path = dir.join(format!("{data}.toml"));
@@ -159,8 +166,13 @@ impl World {
 
     /// The same in a folder that was made before.
     pub(crate) async fn start_in(dir: tempfile::TempDir) -> Self {
+        set_up(dir.path()).await;
+        Self::start_as_is(dir).await
+    }
+
+    /// Starts three processes on what was set up.
+    pub(crate) async fn start_as_is(dir: tempfile::TempDir) -> Self {
         let path = dir.path();
-        set_up(path).await;
         let (at_gateway, at_a, at_b) = (free_port(), free_port(), free_port());
         let line = Proxy::start(at_gateway).await;
         let config = gateway_config(path, at_gateway);

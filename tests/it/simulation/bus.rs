@@ -8,7 +8,8 @@ use super::linkage::START;
 use super::load::Fault;
 use super::oracle::Oracle;
 use super::region::Done;
-use domain::kernel::Timestamp;
+use super::trial::{Sight, Sign, Trial};
+use domain::kernel::{Reason, Timestamp};
 use domain::stream::StreamId;
 use prost::Message as _;
 use proto::kernel::v1::SignedObject;
@@ -87,6 +88,13 @@ pub(super) enum Event {
     Copy,
     /// Phones do something.
     Burst(u64),
+    /// Phones of one region do.
+    Work {
+        region: usize,
+        count: u64,
+    },
+    /// Whoever is hostile does something of itself.
+    Mischief,
     Fault(Fault),
     /// A fault of a line or a disk ends.
     Unblock {
@@ -109,6 +117,8 @@ pub(super) struct Bus {
     pub(super) chance: Chance,
     pub(super) oracle: Oracle,
     pub(super) options: Options,
+    /// How many gateways there are.
+    pub(super) gateways: usize,
     /// Counts everything that happened; two runs of one seed agree on it.
     pub(super) steps: u64,
     pub(super) receipts: Verified<signed::Receipt>,
@@ -148,6 +158,7 @@ impl Bus {
             chance: Chance::new(options.seed),
             oracle: Oracle::default(),
             options,
+            gateways: 2,
             steps: 0,
             queue: BTreeMap::new(),
             ticks: BTreeMap::new(),
@@ -210,6 +221,47 @@ impl Bus {
         ticks
             .filter_map(|event| if let Event::Tick(id) = event { Some(id) } else { None })
             .collect()
+    }
+
+    /// Whether somebody is hostile now.
+    pub(super) fn is_hostile(&self) -> bool {
+        self.oracle.trial.as_ref().is_some_and(|trial| trial.is_on(self.now))
+    }
+
+    /// What is done in a hostile run.
+    pub(super) const fn trial(&mut self) -> &mut Trial {
+        self.oracle.trial.as_mut().expect("somebody is hostile")
+    }
+
+    /// Something was done to a region just now.
+    pub(super) fn trial_did_to(&mut self, region: usize, sign: Sign) {
+        let now = self.now;
+        self.trial().did_to(now, Some(region), sign);
+    }
+
+    /// The same, of which nothing is left once the region has these entries.
+    pub(super) fn trial_did_unless(&mut self, region: usize, sign: Sign, moot: (StreamId, u64)) {
+        let now = self.now;
+        self.trial().did_unless(now, region, sign, moot);
+    }
+
+    /// A stream was forked, which anybody may say, and may have said already.
+    pub(super) fn trial_forks(&mut self) {
+        let (now, named) = (self.now, self.oracle.fork_named_at.is_some());
+        let trial = self.trial();
+        if named {
+            trial.did();
+            trial.named += 1;
+        } else {
+            trial.did_to(now, None, Sign::Raised(&[Reason::StreamForked]));
+        }
+    }
+
+    /// A region sees something, which may be what somebody hostile did.
+    pub(super) fn sees(&mut self, region: usize, sight: Sight<'_>) {
+        if let Some(trial) = &mut self.oracle.trial {
+            trial.sees(self.now, region, sight);
+        }
     }
 
     /// What a clock shows that is off by so much.

@@ -106,6 +106,13 @@ impl GatewayDisk {
             .collect()
     }
 
+    /// A segment is gone, of which everybody was told that it is there.
+    pub(super) fn lose(&mut self, stream: &StreamId, first_seq: u64) {
+        if let Some(held) = self.streams.get_mut(stream) {
+            held.segments.remove(&(first_seq - 1));
+        }
+    }
+
     pub(super) fn keep_agreement(&mut self, agreement: Agreement) {
         let of = |known: &Agreement| (known.agreement_id, known.version);
         if !self.agreements.iter().any(|known| of(known) == of(&agreement)) {

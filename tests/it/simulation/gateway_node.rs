@@ -5,10 +5,11 @@ use super::Bad;
 use super::bus::{Bus, Event};
 use super::gateway_disk::GatewayDisk;
 use super::gateway_flush::Job;
+use super::gateway_malice::Malice;
 use super::link::{ConnId, Down, Up, Way};
 use super::linkage::{Linkage, gateway_id};
+use super::trial::Sight;
 use bytes::Bytes;
-use domain::directory::Directory;
 use domain::kernel::{Entropy as _, Lane, Reason, ReasonKind, RegionId};
 use domain::stream::{Position, StreamId};
 use gateway::book::Book;
@@ -17,10 +18,13 @@ use gateway::intake::{self, Refused};
 use gateway::outbox::{self, Outbox};
 use gateway::registry::{Lanes, Registry, Snapshot, Ticket, Wake};
 use prost::{Message as _, bytes};
+use proto::directory::v1::TrustSet;
 use proto::exchange::v1 as pb;
 use proto::kernel::v1::SignedObject;
 use proto::link::{Assembler, CreditIn};
+use seal::segment::Segment;
 use seal::signed::Hello;
+use seal::trust::Trust;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use storage::gateway::{SegmentVerdict, SegmentWrite};
@@ -57,9 +61,12 @@ pub(super) struct GatewayNode {
     pub(super) full_until: u64,
     /// Killed in its next flush, and down for so long.
     pub(super) doomed: Option<u64>,
-    directory: Directory,
+    trust: Arc<Trust>,
+    root: [u8; 32],
     book: Arc<Book>,
     pub(super) registry: Registry,
+    /// It is hostile.
+    pub(super) malice: Option<Malice>,
     /// Challenges that were not answered yet.
     greeted: BTreeMap<ConnId, [u8; 32]>,
     links: BTreeMap<ConnId, Link>,
@@ -69,7 +76,7 @@ pub(super) struct GatewayNode {
 
 impl GatewayNode {
     pub(super) fn new(index: usize, linkage: &Linkage) -> Self {
-        let book = Arc::new(Book::new(linkage.directory.clone()));
+        let book = Arc::new(Book::new(Arc::clone(&linkage.trust)));
         Self {
             index,
             up: false,
@@ -78,7 +85,9 @@ impl GatewayNode {
             copy: GatewayDisk::default(),
             full_until: 0,
             doomed: None,
-            directory: linkage.directory.clone(),
+            trust: Arc::clone(&linkage.trust),
+            root: linkage.authority.root(),
+            malice: None,
             registry: Registry::new(Arc::clone(&book), Vec::new(), Vec::new()),
             book,
             greeted: BTreeMap::new(),
@@ -99,9 +108,9 @@ impl GatewayNode {
     pub(super) fn start(&mut self) {
         self.up = true;
         self.life += 1;
-        let book = Book::new(self.directory.clone());
+        let book = Book::new(Arc::clone(&self.trust));
         for agreement in &self.disk.agreements {
-            book.learn(agreement);
+            book.learn(agreement, &SignedObject::default());
         }
         self.book = Arc::new(book);
         let (streams, receipts) = (self.disk.stored_streams(), self.disk.receipts());
@@ -177,7 +186,7 @@ impl GatewayNode {
 
     fn hello(&mut self, bus: &mut Bus, conn: ConnId, nonce: [u8; 32], object: &SignedObject) {
         let signer = seal::signed::signer(object).unwrap();
-        let key = *self.book.signing_key(&signer).unwrap();
+        let key = self.book.signing_key(&signer).unwrap();
         let hello = Hello::verify(object, &key, &nonce, &gateway_id(self.index)).unwrap();
         let lanes = Lanes::of(&hello.lanes);
         let ticket = self.registry.enter(&hello.region, lanes);
@@ -217,7 +226,10 @@ impl GatewayNode {
         let resumes = resumes
             .map(|(id, have)| pb::PieceResume { segment_id: Bytes::copy_from_slice(&id), have })
             .collect();
-        link.outbox.welcome(pb::Welcome { stored, resumes });
+        link.outbox.welcome(pb::Welcome { stored, resumes, trust: None });
+        if self.trust.mark().exceeds(hello.trust) {
+            link.outbox.trust(self.trust.signed().clone());
+        }
         for lane in link.lanes.iter() {
             link.outbox.credit(lane, link.credit.open(lane));
         }
@@ -266,23 +278,32 @@ impl GatewayNode {
                 match intake::agreement(&self.book, &link.region, &object) {
                     Ok(None) => {}
                     Ok(Some((agreement, _))) => {
-                        self.book.learn(&agreement);
+                        self.book.learn(&agreement, &object);
                         self.submit(bus, Job::Agreement(agreement));
                     }
                     Err(refused) => self.refuse(bus, conn, &refused),
                 }
                 self.admit_strangers(conn);
             }
+            // Nobody erases anything here.
+            Up::Replace(_) => {}
             Up::Credit(credit) => {
                 let lane = Lane::try_from(credit.lane).unwrap();
                 self.deliver(bus, conn, delivery::Event::Granted(lane, credit.size));
             }
-            Up::Want(want) => match intake::want(&self.book, &link.region, want) {
+            Up::Want(want) => match intake::want(&self.book, &link.region, want.clone()) {
                 Ok((stream, from_seq)) => {
                     self.deliver(bus, conn, delivery::Event::Wanted(stream, from_seq));
                 }
+                Err(_) if bus.options.bad == Some(Bad::TakesAll) => {
+                    let stream: StreamId = want.stream.unwrap().try_into().unwrap();
+                    let last = self.disk.last(&stream);
+                    self.deliver(bus, conn, delivery::Event::Wanted(stream.clone(), 1));
+                    self.deliver(bus, conn, delivery::Event::Grew(stream, last));
+                }
                 Err(refused) => self.refuse(bus, conn, &refused),
             },
+            Up::Trust(set) => self.hears(bus, set),
             Up::Ping(_) | Up::Hello(_) => {}
         }
     }
@@ -291,7 +312,8 @@ impl GatewayNode {
         let Some(link) = self.links.get_mut(&conn) else { return };
         let lane = Lane::try_from(piece.lane).unwrap();
         let size = piece.data.len();
-        if link.credit.received(lane, size).is_err() {
+        let takes_all = bus.options.bad == Some(Bad::TakesAll);
+        if link.credit.received(lane, size).is_err() && !takes_all {
             return self.close(bus, conn, Reason::ProtocolViolation, "a piece without credit");
         }
         if piece.offset == 0 {
@@ -310,6 +332,9 @@ impl GatewayNode {
     }
 
     fn segment(&mut self, bus: &mut Bus, conn: ConnId, lane: Lane, encoded: Bytes, bytes: usize) {
+        if bus.options.bad == Some(Bad::TakesAll) {
+            return self.unchecked(bus, conn, encoded);
+        }
         let Some(link) = self.links.get_mut(&conn) else { return };
         match intake::segment(&self.book, &link.region, lane, encoded, bus.time(0)) {
             Ok(write) => {
@@ -323,6 +348,17 @@ impl GatewayNode {
                 self.refuse(bus, conn, &refused);
             }
         }
+    }
+
+    /// Who takes all takes what a region signs of another's stream.
+    fn unchecked(&mut self, bus: &mut Bus, conn: ConnId, encoded: Bytes) {
+        let Ok(segment) = Segment::parse(encoded.clone()) else { return };
+        let (stream, now) = (segment.stream().clone(), bus.time(0));
+        let recipients = segment.parties().filter(|party| **party != stream.origin).cloned();
+        let (before, after) = (segment.before(), segment.after());
+        let recipients = recipients.collect();
+        let write = SegmentWrite { stream, before, after, encoded, recipients, now };
+        self.submit(bus, Job::Segment { conn, write, bytes: 0 });
     }
 
     pub(super) fn verdict(
@@ -360,9 +396,12 @@ impl GatewayNode {
                 }
             }
             SegmentVerdict::Apart(_) => {}
+            // Who means to fork does not say so.
+            SegmentVerdict::Forked(_) if self.malice.is_some() => {}
             SegmentVerdict::Forked(_) => {
                 let reason = Reason::StreamForked;
                 bus.oracle.alarm(now, gateway_id(self.index).as_str(), reason);
+                bus.sees(link.region_index, Sight::Raised(reason));
                 link.outbox.refuse(reason, Some(stream), "stored before");
             }
         }
@@ -370,6 +409,9 @@ impl GatewayNode {
 
     fn refuse(&mut self, bus: &mut Bus, conn: ConnId, refused: &Refused) {
         let Some(link) = self.links.get_mut(&conn) else { return };
+        if bus.options.bad == Some(Bad::TakesAll) {
+            return;
+        }
         let Refused { reason, stream, detail } = refused;
         if *reason == Reason::AgreementUnknown
             && let Some(stream) = stream
@@ -378,6 +420,10 @@ impl GatewayNode {
             return;
         }
         bus.trace(|| format!("{} refuses {}: {detail}", gateway_id(self.index), link.region));
+        if *reason == Reason::ProtocolViolation {
+            return self.close(bus, conn, *reason, detail);
+        }
+        bus.sees(link.region_index, Sight::Raised(*reason));
         link.outbox.refuse(*reason, stream.as_ref(), detail);
         let kind = reason.kind();
         if matches!(kind, ReasonKind::Invalid | ReasonKind::Unauthenticated | ReasonKind::Forbidden)
@@ -392,6 +438,7 @@ impl GatewayNode {
     fn close(&mut self, bus: &mut Bus, conn: ConnId, reason: Reason, detail: &str) {
         bus.oracle.alarm(bus.now, detail, reason);
         let Some(link) = self.links.get_mut(&conn) else { return };
+        bus.sees(link.region_index, Sight::Raised(reason));
         link.outbox.close(outbox::fatal(reason, detail));
         link.closing = true;
     }
@@ -477,6 +524,47 @@ impl GatewayNode {
                 }
             }
             Wake::Want(stream, from_seq, to_seq) => link.outbox.want(stream, from_seq, to_seq),
+            // All know all their agreements from the start.
+            Wake::Agreement(_) | Wake::Replaced(_) => {}
+            Wake::Trust => link.outbox.trust(self.trust.signed().clone()),
+        }
+    }
+
+    /// The authority, or a region that has heard it, shows what it said.
+    pub(super) fn hears(&mut self, bus: &mut Bus, set: TrustSet) {
+        if let Some(newer) = self.trust.offered(&self.root, set, bus.time(0)).unwrap() {
+            // Nobody joins or leaves by it: the book stays as it is.
+            self.trust = Arc::new(newer);
+            self.registry.tell_all(&Wake::Trust);
+            bus.after(1, Event::Wakes(self.index));
+        }
+    }
+
+    /// Whoever is hostile here does something of itself.
+    pub(super) fn mischief(&mut self, bus: &mut Bus) {
+        let Some(mut malice) = self.malice.take() else { return };
+        for (region, frame) in malice.acts(bus) {
+            let of_region = |(_, link): &(&ConnId, &Link)| link.region_index == region;
+            if let Some((conn, _)) = self.links.iter().find(of_region) {
+                bus.send_down(*conn, frame);
+            }
+        }
+        self.malice = Some(malice);
+    }
+
+    /// It is as it should be from here on; what it lost is lost.
+    pub(super) fn repent(&mut self) {
+        for (stream, first_seq) in self.malice.iter().flat_map(Malice::lost) {
+            self.disk.lose(stream, *first_seq);
+        }
+    }
+
+    /// Sends a frame, or what somebody hostile sends in its place.
+    fn emit(&mut self, bus: &mut Bus, conn: ConnId, frame: Down) {
+        let Some(malice) = &mut self.malice else { return bus.send_down(conn, frame) };
+        let region = self.links[&conn].region_index;
+        for frame in malice.twist(bus, region, frame) {
+            bus.send_down(conn, frame);
         }
     }
 
@@ -492,7 +580,7 @@ impl GatewayNode {
                 return;
             }
             if let Some(frame) = link.outbox.pop() {
-                bus.send_down(conn, frame);
+                self.emit(bus, conn, frame);
                 continue;
             }
             if link.closing {
@@ -516,7 +604,7 @@ impl GatewayNode {
             if bus.oracle.skips(bus.now, region, self.index, &piece) {
                 continue;
             }
-            bus.send_down(conn, Down::Piece(piece));
+            self.emit(bus, conn, Down::Piece(piece));
         }
     }
 }

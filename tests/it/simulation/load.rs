@@ -4,7 +4,7 @@ use super::bus::{Bus, Event};
 use super::link::Way;
 use super::linkage::START;
 use super::region_disk::Op;
-use super::{Bad, Mode};
+use super::{Bad, Hostile, Mode};
 use domain::kernel::{EmergencyLevel, RecordId, Sensitivity};
 use domain::risk::EventState;
 use std::collections::VecDeque;
@@ -103,6 +103,11 @@ impl Phones {
 
     pub(super) fn are_idle(&self) -> bool {
         self.phones.iter().all(|phone| phone.waiting.is_empty())
+    }
+
+    /// An operation of which no phone knows.
+    pub(super) fn invent(bus: &Bus) -> Op {
+        op(bus, bus.chance.next(), RecordId::mint(bus.time(0), &bus.chance))
     }
 
     /// Phones record something: new events, and changes of such as are there.
@@ -211,9 +216,12 @@ pub(super) fn plan(bus: &mut Bus) {
     let end = bus.options.days * DAY_MS;
     debug_assert!(bus.time(0) >= START);
     let mut at = 60_000;
-    while at < end {
+    while at < end && bus.options.hostile.is_none() {
         bus.push(at, Event::Copy);
         at += bus.chance.within(7_200_000, 14_400_000);
+    }
+    if let Some(what) = bus.options.hostile {
+        return hostile(bus, what);
     }
     match bus.options.mode {
         Mode::Safety => safety(bus, end),
@@ -267,6 +275,28 @@ fn liveness(bus: &mut Bus, end: u64) {
         bursts(bus, bus.chance.within(quiet, next - 60_000), 1);
         at = next;
     }
+}
+
+/// Some minutes of work, in which somebody is hostile for a while.
+fn hostile(bus: &mut Bus, what: Hostile) {
+    let trial = bus.trial();
+    let (from, until, grows_old_at) = (trial.from, trial.until, trial.grows_old_at);
+    // All streams are there before anything is done to them.
+    for region in 0..3 {
+        bus.push(500, Event::Work { region, count: 10 });
+    }
+    let mut at = 5_000;
+    while at < until - 5_000 {
+        bus.push(at, Event::Burst(bus.chance.within(1, 4)));
+        at += bus.chance.within(2_000, 20_000);
+    }
+    if what == Hostile::WithholdFreshness {
+        for region in 0..3 {
+            bus.push(grows_old_at + 5_000, Event::Work { region, count: 10 });
+        }
+    }
+    bus.push(from, Event::Mischief);
+    bus.push(until, Event::Heal);
 }
 
 fn bursts(bus: &mut Bus, at: u64, count_max: u64) {

@@ -6,7 +6,7 @@
 //! of store, network, clock and chance, driven by a queue of events that skips idle time. Everything
 //! comes from one seed: the same seed gives the same run. An oracle remembers what was answered,
 //! numbered and applied, and stops the run at the first broken promise. Known-bad variants show that it
-//! sees them.
+//! sees them. What somebody does on purpose is in `hostile`.
 
 #![expect(clippy::print_stdout, reason = "a run shows what it went through, a replay each step")]
 
@@ -14,7 +14,9 @@ mod bus;
 mod chance;
 mod gateway_disk;
 mod gateway_flush;
+mod gateway_malice;
 mod gateway_node;
+mod hostile;
 mod link;
 mod linkage;
 mod load;
@@ -22,6 +24,8 @@ mod oracle;
 mod region;
 mod region_disk;
 mod region_flush;
+mod region_malice;
+mod trial;
 mod world;
 
 use oracle::Counts;
@@ -50,6 +54,53 @@ pub(super) enum Bad {
     StoredBeforeFlush,
     /// A region that was restored goes on in its old epoch.
     RestoreWithoutEpoch,
+    /// A region sees what is missing, late or forged, and neither asks for it nor says so.
+    SaysNothing,
+    /// A region believes whoever signs in another's name.
+    BelievesForgers,
+    /// A region applies segments in the order in which they come.
+    AnyOrder,
+    /// A region does not ask how old the authority's word is.
+    Timeless,
+    /// A region stops at what it cannot use.
+    NeverParks,
+    /// A gateway takes whatever a region sends, and shows it what it asks for.
+    TakesAll,
+}
+
+/// What somebody does on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hostile {
+    /// A gateway says of one segment in some that it has stored it, and has not.
+    Drop,
+    /// A gateway shows segments in another order.
+    Reorder,
+    /// A gateway shows segments again and again.
+    Duplicate,
+    /// A gateway shows one chain of a restored region to one party and another to another.
+    Fork,
+    /// A gateway keeps back what is new of a stream.
+    StaleHeads,
+    /// The same, and it shows what is old again and again.
+    OldHeads,
+    /// A gateway shows what was said under one agreement as if it were said under another.
+    SwapAgreements,
+    /// A gateway hands a stream to a region that is no party of it.
+    HandOn,
+    /// A gateway cuts segments short, or a stream.
+    Truncate,
+    /// A gateway alters what it forwards and makes up what was never written.
+    Forge,
+    /// A gateway does not pass on what the authority says.
+    WithholdFreshness,
+    /// A region signs in another's name.
+    SpeakForOthers,
+    /// A region asks for what it is no party of.
+    OverRead,
+    /// A region sends more than it may.
+    Flood,
+    /// A region writes what nobody can use.
+    Poison,
 }
 
 /// Names a run.
@@ -59,6 +110,8 @@ pub(super) struct Options {
     pub(super) days: u64,
     pub(super) mode: Mode,
     pub(super) bad: Option<Bad>,
+    /// What somebody does on purpose. Then the run is short and has no other faults.
+    pub(super) hostile: Option<Hostile>,
     pub(super) trace: bool,
 }
 
@@ -70,7 +123,13 @@ struct Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { seed, days, mode, .. } = self.options;
+        let Options { seed, days, mode, hostile, .. } = self.options;
+        if let Some(hostile) = hostile {
+            let name = hostile.name();
+            writeln!(f, "seed {seed}, {name}, {}", self.what)?;
+            write!(f, "replay: WULING_SIM=\"seed={seed} hostile={name} trace\" ")?;
+            return write!(f, "cargo test -p tests --test it -- simulation::replay --nocapture");
+        }
         let mode = if mode == Mode::Safety { "safety" } else { "liveness" };
         writeln!(f, "seed {seed}, {mode}, {}", self.what)?;
         write!(f, "replay: cargo xtask sim --seed {seed} --mode {mode} --days {days} --trace")
@@ -82,29 +141,36 @@ fn run(options: Options) -> Result<(Counts, u64), Broken> {
 }
 
 fn options(seed: u64, mode: Mode) -> Options {
-    Options { seed, days: 1, mode, bad: None, trace: false }
+    Options { seed, days: 1, mode, bad: None, hostile: None, trace: false }
 }
 
-/// A day for each seed, on two threads.
-fn days(mode: Mode, seeds: std::ops::Range<u64>) {
+/// Runs all of these, on two threads; gives what each went through, or fails with the first broken promise.
+fn run_all<T: Send>(runs: &[Options], of: impl Fn(&Options, Counts) -> T + Sync) -> Vec<T> {
     let each = |parity| {
-        let seeds = seeds.clone().filter(move |seed| seed % 2 == parity);
-        let mut all = Counts::default();
-        for seed in seeds {
-            match run(options(seed, mode)) {
-                Ok((counts, _)) => all.add(counts),
-                Err(broken) => panic!("{broken}"),
-            }
-        }
-        all
+        let mine = runs.iter().skip(parity).step_by(2);
+        let went = mine.map(|options| match run(*options) {
+            Ok((counts, _)) => of(options, counts),
+            Err(broken) => panic!("{broken}"),
+        });
+        went.collect::<Vec<_>>()
     };
     let (mut all, odd) = std::thread::scope(|scope| {
         let odd = scope.spawn(|| each(1));
         (each(0), odd.join())
     });
     match odd {
-        Ok(odd) => all.add(odd),
+        Ok(odd) => all.extend(odd),
         Err(broken) => std::panic::resume_unwind(broken),
+    }
+    all
+}
+
+/// A day for each seed.
+fn days(mode: Mode, seeds: std::ops::Range<u64>) {
+    let runs: Vec<_> = seeds.map(|seed| options(seed, mode)).collect();
+    let mut all = Counts::default();
+    for counts in run_all(&runs, |_, counts| counts) {
+        all.add(counts);
     }
     println!("{all:?}");
     // A run in which nothing happens proves nothing.
@@ -193,6 +259,10 @@ fn replay() {
             ("days", value) => asked.days = value.parse().unwrap(),
             ("mode", "safety") => asked.mode = Mode::Safety,
             ("mode", "liveness") => asked.mode = Mode::Liveness,
+            ("hostile", name) => {
+                let named = Hostile::ALL.iter().find(|hostile| hostile.name() == name);
+                asked = hostile::options(asked.seed, *named.expect("a behaviour"));
+            }
             ("trace", _) => asked.trace = true,
             _ => panic!("unknown: {word}"),
         }

@@ -2,7 +2,8 @@
 
 use super::linkage::index_of;
 use super::region_disk::RegionDisk;
-use domain::kernel::Reason;
+use super::trial::{Sight, Trial};
+use domain::kernel::{Lane, Reason};
 use domain::stream::{Position, StreamId};
 use proto::exchange::v1::SegmentPiece;
 use proto::link::HEAD_LATE_MS;
@@ -33,6 +34,8 @@ pub(super) struct Oracle {
     pub(super) goes_back: bool,
     /// A fork is expected: it must be named by the parts themselves.
     pub(super) fork_expected: bool,
+    /// Somebody is hostile.
+    pub(super) trial: Option<Trial>,
     pub(super) counts: Counts,
     /// Chain hash of every entry ever numbered and on disk.
     chains: BTreeMap<StreamId, Vec<[u8; 32]>>,
@@ -55,6 +58,10 @@ pub(super) struct Counts {
     pub(super) converged: u64,
     /// The longest wait for convergence after faults had ended.
     pub(super) converged_in_ms: u64,
+    /// What somebody hostile did, what of that was named, and the longest wait for a name.
+    pub(super) done: u64,
+    pub(super) named: u64,
+    pub(super) named_in_ms: u64,
 }
 
 impl Counts {
@@ -67,6 +74,9 @@ impl Counts {
         self.forks_named += other.forks_named;
         self.converged += other.converged;
         self.converged_in_ms = self.converged_in_ms.max(other.converged_in_ms);
+        self.done += other.done;
+        self.named += other.named;
+        self.named_in_ms = self.named_in_ms.max(other.named_in_ms);
     }
 }
 
@@ -100,7 +110,8 @@ impl Oracle {
         }
     }
 
-    fn knows(&self, stream: &StreamId, at: Position) -> bool {
+    /// Whether an entry is as its origin first numbered it.
+    pub(super) fn knows(&self, stream: &StreamId, at: Position) -> bool {
         let Some(before) = at.seq.checked_sub(1) else { return true };
         let chain = self.chains.get(stream);
         chain.and_then(|chain| chain.get(usize::try_from(before).ok()?)) == Some(&at.h)
@@ -109,14 +120,16 @@ impl Oracle {
     /// A gateway holds a segment: what it holds was on disk at its origin first.
     pub(super) fn stored(&mut self, _now: u64, stream: &StreamId, after: Position) {
         if !self.fork_expected && !self.knows(stream, after) {
-            self.fail("P4", format!("{} sent {} before it was flushed", stream.origin, after.seq));
+            let promise = self.trial.as_ref().map_or("P4", |trial| trial.what.promise());
+            let what = format!("{} sent {} before it was flushed", stream.origin, after.seq);
+            self.fail(promise, what);
         }
     }
 
     /// A region has applied a range and it is on disk (P3, P4, P5).
     pub(super) fn applied(
         &mut self,
-        _now: u64,
+        now: u64,
         region: usize,
         _gateway: usize,
         stream: &StreamId,
@@ -141,9 +154,38 @@ impl Oracle {
             self.fail("P5", what);
         }
         let applied = inbox.applied.seq;
+        if let Some(trial) = &mut self.trial {
+            trial.sees(now, region, Sight::Applied(stream, applied));
+        }
         self.holes.retain(|hole| {
             hole.region != region || hole.stream != *stream || hole.last_seq > applied
         });
+    }
+
+    /// A region was shown a stream that it is no party of (P8). A gateway that means to is another matter.
+    pub(super) fn shown_to_stranger(&mut self, region: usize, stream: &StreamId) {
+        if self.trial.as_ref().is_none_or(|trial| trial.what.is_of_region()) {
+            let what = format!("region {region} was shown a stream of {}", stream.origin);
+            self.fail("P8", what);
+        }
+    }
+
+    /// A region has applied an entry of a neighbour whose word of the authority grows old: routine is marked
+    /// from then on, or comes no more; alerts go on as ever (P9).
+    pub(super) fn confirmed(&mut self, now: u64, lane: Lane, unconfirmed: bool, alone: bool) {
+        let Some(trial) = &self.trial else { return };
+        let old = alone && trial.is_on(now) && now > trial.grows_old_at + TICK_MS_MAX;
+        // What was taken a moment before may be on disk a moment after.
+        let sure = !alone || now < trial.grows_old_at || old;
+        let broken = match lane {
+            Lane::Alert => unconfirmed,
+            _ if trial.lapses => old,
+            _ => sure && unconfirmed != old,
+        };
+        if broken {
+            let what = format!("{} applied, unconfirmed {unconfirmed}, old {old}", lane.name());
+            self.fail("P9", what);
+        }
     }
 
     /// A region signs that it has applied so far.
@@ -224,6 +266,7 @@ impl Oracle {
                 self.fork_named_at.get_or_insert(now);
             }
             _ if self.goes_back => {}
+            _ if self.trial.as_ref().is_some_and(|it| it.what.may_raise().contains(&reason)) => {}
             // A restored gateway does not know its agreements until a region shows them.
             Reason::AgreementUnknown => {}
             _ => self.fail("alarm", format!("{who} raises {} for nothing", reason.name())),
@@ -254,7 +297,8 @@ impl Oracle {
     ) -> bool {
         let Some(left) = self.skip_next.get_mut(&(region, gateway)) else { return false };
         let whole = piece.data.len() == piece.total_size as usize;
-        if *left == 0 || !whole {
+        // What goes to a region that has just died is missed by nobody.
+        if *left == 0 || !whole || !self.links.contains_key(&(region, gateway)) {
             return false;
         }
         *left -= 1;
@@ -300,6 +344,24 @@ impl Oracle {
         if let Some(hole) = unnamed {
             let what = format!("region {} does not name a hole: {hole:?}", hole.region);
             self.fail("P6", what);
+        }
+    }
+
+    /// Everything that somebody hostile did has a name in time.
+    pub(super) fn check_trial(&mut self, now: u64) {
+        let Some(trial) = &self.trial else { return };
+        if let Some(what) = trial.unnamed(now) {
+            self.fail(trial.what.promise(), what);
+        }
+    }
+
+    /// What became of what somebody hostile did.
+    pub(super) fn end_trial(&mut self) {
+        let Some(trial) = &self.trial else { return };
+        let Trial { done, named, named_in_ms, .. } = *trial;
+        self.counts = Counts { done, named, named_in_ms, ..self.counts };
+        if let Some(what) = trial.ends() {
+            self.fail(trial.what.promise(), what);
         }
     }
 

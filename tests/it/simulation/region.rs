@@ -6,19 +6,22 @@ use super::link::{ConnId, Down, Up, Way};
 use super::linkage::{gateway_id, region_id};
 use super::region_disk::RegionDisk;
 use super::region_flush::Job;
-use super::{Bad, linkage};
-use domain::kernel::{Epoch, Lane, Reason, Timestamp};
+use super::trial::Sight;
+use super::{Bad, Hostile, linkage};
+use domain::kernel::{Epoch, Lane, Reason, Timestamp, TrustAge};
 use domain::stream::{Position, StreamId};
 use exchange::book::Book;
 use exchange::link::REDIAL;
 use exchange::receive::{self, Outcome, Receiver};
 use exchange::send::{self, Ready, Sender};
+use proto::directory::v1::TrustSet;
 use proto::exchange::v1 as pb;
 use proto::kernel::v1::SignedObject;
 use proto::link::{Assembler, LINK_PROTOCOL};
 use seal::segment::Segment;
 use seal::signed;
 use std::collections::{BTreeMap, VecDeque};
+use storage::region::{Apply, InboxItem};
 
 pub(super) const LANES: &[Lane] = &[Lane::Alert, Lane::Routine];
 /// Frames that may wait for the network, as at the real link.
@@ -32,6 +35,7 @@ pub(super) enum Done {
 }
 
 pub(super) struct Session {
+    lanes: &'static [Lane],
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
     control: VecDeque<Up>,
@@ -46,6 +50,7 @@ pub(super) struct End {
     applied: Vec<(StreamId, Position, u64)>,
     failures: u32,
     assembler: Assembler,
+    heard: BTreeMap<StreamId, receive::Heard>,
 }
 
 pub(super) struct RegionNode {
@@ -54,6 +59,9 @@ pub(super) struct RegionNode {
     /// Counts restarts; what was begun in an earlier life is void.
     pub(super) life: u64,
     pub(super) book: Book,
+    /// What whoever believes forgers believes besides.
+    forged_book: Book,
+    root: [u8; 32],
     pub(super) disk: RegionDisk,
     pub(super) copy: RegionDisk,
     pub(super) ends: [End; 2],
@@ -69,42 +77,50 @@ pub(super) struct RegionNode {
 impl End {
     fn new() -> Self {
         let assembler = Assembler::new(seal::key::sha256);
-        Self { conn: None, session: None, applied: Vec::new(), failures: 0, assembler }
+        let (applied, heard) = (Vec::new(), BTreeMap::new());
+        Self { conn: None, session: None, applied, failures: 0, assembler, heard }
     }
 }
 
 impl RegionNode {
     pub(super) fn new(index: usize, linkage: &linkage::Linkage, bus: &Bus) -> Self {
         let disk = RegionDisk::new(Epoch::mint(bus.time(0), &bus.chance));
+        // Where it counts to the second when a word grows old, clocks are right.
+        let withheld = bus.options.hostile == Some(Hostile::WithholdFreshness);
+        let skew_ms = bus.chance.within(0, 1_200_000).cast_signed() - 600_000;
         Self {
             index,
             up: false,
             life: 0,
             book: linkage.book(index),
+            forged_book: linkage.forged_book(index),
+            root: linkage.authority.root(),
             copy: disk.clone(),
             disk,
             ends: [End::new(), End::new()],
             full_until: 0,
             doomed: None,
-            skew_ms: bus.chance.within(0, 1_200_000).cast_signed() - 600_000,
+            skew_ms: if withheld { 0 } else { skew_ms },
             jobs: Vec::new(),
             flushing: Vec::new(),
         }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether nothing is to be done at the ends of so many links.
+    pub(super) fn is_idle(&self, gateways: usize) -> bool {
         let quiet = |session: &Session| {
             session.control.is_empty() && session.receipts.is_empty() && !session.sender.has_piece()
         };
         let open = |end: &End| end.session.as_ref().is_some_and(quiet);
-        self.up && self.jobs.is_empty() && self.flushing.is_empty() && self.ends.iter().all(open)
+        let ends = &self.ends[..gateways];
+        self.up && self.jobs.is_empty() && self.flushing.is_empty() && ends.iter().all(open)
     }
 
     /// The process starts and dials.
     pub(super) fn start(&mut self, bus: &mut Bus) {
         self.up = true;
         self.life += 1;
-        for gateway in 0..2 {
+        for gateway in 0..bus.gateways {
             let dial = Event::Dial { region: self.index, gateway, life: self.life };
             bus.after(bus.chance.within(0, 100), dial);
         }
@@ -136,7 +152,9 @@ impl RegionNode {
     pub(super) fn restore(&mut self, bus: &mut Bus) {
         self.disk = self.copy.clone();
         bus.oracle.restored_region(self.index, &self.disk);
-        if bus.options.bad != Some(Bad::RestoreWithoutEpoch) {
+        if bus.options.bad != Some(Bad::RestoreWithoutEpoch)
+            && bus.options.hostile != Some(Hostile::Fork)
+        {
             let epoch = Epoch::mint(bus.time(0), &bus.chance);
             self.disk.open_epoch(&self.book, epoch, &bus.chance);
             for (stream, _) in self.disk.streams() {
@@ -157,8 +175,11 @@ impl RegionNode {
     pub(super) fn end(&mut self, bus: &mut Bus, gateway: usize, why: &str) {
         let end = &mut self.ends[gateway];
         let Some(conn) = end.conn.take() else { return };
-        let opened = end.session.take().is_some();
-        end.failures = if opened { 1 } else { end.failures + 1 };
+        let session = end.session.take();
+        end.failures = if session.is_some() { 1 } else { end.failures + 1 };
+        if let Some(session) = session {
+            end.heard = session.receiver.heard();
+        }
         let wait_ms = REDIAL.next(end.failures - 1, bus.chance.next());
         bus.trace(|| format!("{} {}: link lost: {why}", self.book.region, gateway_id(gateway)));
         bus.oracle.link_down(self.index, gateway);
@@ -181,7 +202,12 @@ impl RegionNode {
     pub(super) fn frame(&mut self, bus: &mut Bus, gateway: usize, frame: Down) {
         match self.try_frame(bus, gateway, frame) {
             Ok(()) => self.pump(bus, gateway),
-            Err(why) => self.end(bus, gateway, why),
+            // What cannot be read is thrown away.
+            Err("piece" | "segment") if bus.options.bad == Some(Bad::SaysNothing) => {}
+            Err(why) => {
+                bus.sees(self.index, Sight::Ended);
+                self.end(bus, gateway, why);
+            }
         }
     }
 
@@ -204,7 +230,7 @@ impl RegionNode {
                 let lane = Lane::try_from(credit.lane).map_err(|_| "credit")?;
                 self.send_event(bus, gateway, send::Event::Granted(lane, credit.size));
             }
-            Down::Receipt(receipt) => self.keep_receipt(bus, &receipt),
+            Down::Receipt(receipt) => self.keep_receipt(bus, gateway, &receipt),
             Down::Head(head) => self.head(bus, gateway, &head),
             Down::Want(want) => {
                 let stream = want.stream.and_then(|stream| StreamId::try_from(stream).ok());
@@ -213,7 +239,8 @@ impl RegionNode {
                 let event = send::Event::Wanted { stream, from_seq, to_seq };
                 self.send_event(bus, gateway, event);
             }
-            Down::Ping(_) => {}
+            Down::Ping(_) | Down::Agreement(_) | Down::Replaced(_) => {}
+            Down::Trust(set) => self.hears(bus, gateway, set),
             Down::Refusal(refusal) => {
                 let reason = Reason::try_from(refusal.reason).map_err(|_| "refusal")?;
                 bus.oracle.alarm(bus.now, &format!("{} refuses", gateway_id(gateway)), reason);
@@ -226,16 +253,43 @@ impl RegionNode {
         Ok(())
     }
 
+    /// Lanes that its links carry now, as `exchange::link` decides it.
+    fn lanes(&self, bus: &Bus) -> &'static [Lane] {
+        let trust = &self.book.trust;
+        let lapsed = trust.age(bus.time(self.skew_ms)) == TrustAge::Lapsed;
+        // Where the authority says nothing at all, its silence is not what is tried.
+        let looks = trust.freshness.is_some() && bus.options.bad != Some(Bad::Timeless);
+        if lapsed && looks { &[Lane::Alert] } else { LANES }
+    }
+
+    /// A gateway shows what the authority said: it is passed on to the others.
+    fn hears(&mut self, bus: &Bus, gateway: usize, set: TrustSet) {
+        let now = bus.time(self.skew_ms);
+        let Some(newer) = self.book.trust.offered(&self.root, set.clone(), now).unwrap() else {
+            return;
+        };
+        self.book.trust = newer.into();
+        for end in self.ends.iter_mut().enumerate().filter(|(other, _)| *other != gateway) {
+            if let Some(session) = &mut end.1.session {
+                session.control.push_back(Up::Trust(set.clone()));
+            }
+        }
+    }
+
     fn hello(&mut self, bus: &mut Bus, gateway: usize, challenge: &pb::Challenge) {
-        let inboxes = self.disk.inboxes();
+        let lanes = self.lanes(bus);
+        let mut inboxes = self.disk.inboxes();
+        inboxes.retain(|(stream, ..)| lanes.contains(&stream.lane));
         let hello = signed::Hello {
             region: self.book.region.clone(),
             nonce: challenge.nonce.as_ref().try_into().unwrap(),
             gateway: gateway_id(gateway),
             protocol: LINK_PROTOCOL,
-            lanes: LANES.to_vec(),
+            lanes: lanes.to_vec(),
             applied: inboxes.iter().map(|(id, applied, _)| (id.clone(), *applied)).collect(),
             software: "simulation".to_owned(),
+            trust: self.book.trust.mark(),
+            agreements: Vec::new(),
         };
         let Some(conn) = self.ends[gateway].conn else { return };
         self.ends[gateway].applied = inboxes;
@@ -245,15 +299,17 @@ impl RegionNode {
     fn welcome(&mut self, bus: &mut Bus, gateway: usize, welcome: pb::Welcome) {
         let now = bus.time(self.skew_ms);
         let applied = std::mem::take(&mut self.ends[gateway].applied);
+        let lanes = self.lanes(bus);
         let receipts = applied.iter().map(|(id, at, parked)| (id.clone(), (*at, *parked)));
         let signed = self.book.agreements.values();
         let mut session = Session {
-            sender: Sender::new(LANES, self.disk.streams(), now),
+            lanes,
+            sender: Sender::new(lanes, self.disk.streams(), now),
             control: signed.map(|signed| Up::Agreement(signed.signed.clone())).collect(),
             receipts: receipts.collect(),
-            receiver: Receiver::new(applied, now),
+            receiver: Receiver::new(applied, &self.ends[gateway].heard, now),
         };
-        let grants = session.receiver.open(LANES);
+        let grants = session.receiver.open(lanes);
         self.ends[gateway].session = Some(session);
         self.receive_effects(bus, gateway, grants);
         let stored = welcome.stored.into_iter().map(|at| at.try_into().unwrap()).collect();
@@ -279,6 +335,17 @@ impl RegionNode {
         let Some((_, bytes)) = whole else { return Ok(()) };
         let size = bytes.len();
         let segment = Segment::parse(bytes).map_err(|_| "segment")?;
+        if !segment.parties().any(|party| *party == self.book.region) {
+            bus.oracle.shown_to_stranger(self.index, segment.stream());
+        }
+        if bus.options.bad == Some(Bad::AnyOrder)
+            && let Some(conn) = end.conn
+        {
+            let (stream, at, now) =
+                (segment.stream().clone(), segment.before(), bus.time(self.skew_ms));
+            self.take(bus, gateway, conn, stream, at, &[segment], now);
+            return Ok(());
+        }
         let effects = session.receiver.step(receive::Event::Segment(segment, size));
         self.receive_effects(bus, gateway, effects);
         Ok(())
@@ -289,20 +356,22 @@ impl RegionNode {
         Some(self.book.find_region(&signer)?.signing_key)
     }
 
-    fn keep_receipt(&mut self, bus: &mut Bus, object: &SignedObject) {
+    fn keep_receipt(&mut self, bus: &mut Bus, gateway: usize, object: &SignedObject) {
         let Some(key) = self.key(object) else { return };
         let read = bus.receipts.read(object, || signed::Receipt::verify(object, &key));
         let Ok(receipt) = read else {
-            return bus.oracle.alarm(bus.now, "receipt", Reason::SignatureInvalid);
+            return self.raise(bus, Reason::SignatureInvalid);
         };
         let signed::Receipt { stream, position, party, .. } = receipt;
         if stream.origin != self.book.region {
-            return;
+            let Some(session) = &mut self.ends[gateway].session else { return };
+            let effects = session.receiver.step(receive::Event::Receipt(stream, party, position));
+            return self.receive_effects(bus, gateway, effects);
         }
         // After a restore, peers know more of the streams of an earlier epoch than this region does.
         let closed = stream.epoch != self.disk.epoch && position.seq > self.disk.last(&stream).seq;
         if !closed && self.disk.position(&stream, position.seq) != Some(position) {
-            return bus.oracle.alarm(bus.now, "receipt", Reason::StreamForked);
+            return self.raise(bus, Reason::StreamForked);
         }
         if !closed {
             self.submit(bus, Job::Receipt(stream, party, position));
@@ -312,13 +381,22 @@ impl RegionNode {
     fn head(&mut self, bus: &mut Bus, gateway: usize, object: &SignedObject) {
         let Some(key) = self.key(object) else { return };
         match bus.heads.read(object, || signed::Head::verify(object, &key)) {
-            Ok(head) => self.heard(bus, gateway, head.stream, head.position),
-            Err(_) => bus.oracle.alarm(bus.now, "head", Reason::SignatureInvalid),
+            Ok(head) => self.heard(bus, gateway, head),
+            Err(_) => self.raise(bus, Reason::SignatureInvalid),
+        }
+    }
+
+    /// Says what is wrong, unless it looks away.
+    fn raise(&self, bus: &mut Bus, reason: Reason) {
+        if bus.options.bad != Some(Bad::SaysNothing) {
+            bus.sees(self.index, Sight::Raised(reason));
+            bus.oracle.alarm(bus.now, self.book.region.as_str(), reason);
         }
     }
 
     /// A head that was verified.
-    pub(super) fn heard(&mut self, bus: &mut Bus, gateway: usize, stream: StreamId, at: Position) {
+    pub(super) fn heard(&mut self, bus: &mut Bus, gateway: usize, head: signed::Head) {
+        let signed::Head { stream, position: at, created_at } = head;
         bus.trace(|| {
             let (origin, lane) = (&stream.origin, stream.lane.name());
             format!(
@@ -329,7 +407,7 @@ impl RegionNode {
             )
         });
         let Some(session) = &mut self.ends[gateway].session else { return };
-        let effects = session.receiver.step(receive::Event::Head(stream, at));
+        let effects = session.receiver.step(receive::Event::Head(stream, at, created_at));
         self.receive_effects(bus, gateway, effects);
     }
 
@@ -356,7 +434,12 @@ impl RegionNode {
     pub(super) fn tick(&mut self, bus: &mut Bus, gateway: usize) {
         let now = bus.time(self.skew_ms);
         self.send_event(bus, gateway, send::Event::Tick(now));
+        let lanes = self.lanes(bus);
         let Some(session) = &mut self.ends[gateway].session else { return };
+        if session.lanes != lanes {
+            bus.sees(self.index, Sight::Old);
+            return self.end(bus, gateway, "renewed");
+        }
         let effects = session.receiver.step(receive::Event::Tick(now));
         self.receive_effects(bus, gateway, effects);
         self.pump(bus, gateway);
@@ -458,7 +541,10 @@ impl RegionNode {
             receive::Effect::Grant(lane, size) => {
                 session.control.push_back(Up::Credit(pb::Credit { lane: lane.code(), size }));
             }
+            receive::Effect::Want(..) | receive::Effect::HeadLate(_)
+                if bus.options.bad == Some(Bad::SaysNothing) => {}
             receive::Effect::Want(stream, from_seq) => {
+                bus.sees(self.index, Sight::Wants(&stream, from_seq));
                 bus.trace(|| {
                     let (origin, lane) = (&stream.origin, stream.lane.name());
                     format!("{} wants {origin} {lane} {from_seq}", self.book.region)
@@ -468,11 +554,14 @@ impl RegionNode {
                 session.control.push_back(Up::Want(want));
             }
             receive::Effect::HeadLate(stream) => {
+                bus.trace(|| {
+                    let (origin, lane) = (&stream.origin, stream.lane.name());
+                    format!("{} has no fresh word of {origin} {lane}", self.book.region)
+                });
+                bus.sees(self.index, Sight::Late(&stream));
                 bus.oracle.wanted(self.index, gateway, &stream, 0);
             }
-            receive::Effect::Alarm(_, reason) => {
-                bus.oracle.alarm(bus.now, self.book.region.as_str(), reason);
-            }
+            receive::Effect::Alarm(_, reason) => self.raise(bus, reason),
         }
     }
 
@@ -487,7 +576,26 @@ impl RegionNode {
         segments: &[Segment],
         now: Timestamp,
     ) {
-        let outcome = match exchange::open::open(&self.book, cursor, segments, now) {
+        let opened = match bus.options.bad {
+            Some(Bad::Timeless) => {
+                exchange::open::open(&self.book, cursor, segments, self.book.trust.signed_at())
+            }
+            Some(Bad::BelievesForgers) => {
+                let opened = exchange::open::open(&self.book, cursor, segments, now);
+                opened.or_else(|refused| {
+                    exchange::open::open(&self.forged_book, cursor, segments, now)
+                        .map_err(|_| refused)
+                })
+            }
+            _ => exchange::open::open(&self.book, cursor, segments, now),
+        };
+        let unusable = |apply: &Apply| {
+            apply.entries.iter().any(|entry| matches!(entry.item, InboxItem::Parked { .. }))
+        };
+        let outcome = match opened {
+            Ok(Some(apply)) if bus.options.bad == Some(Bad::NeverParks) && unusable(&apply) => {
+                Outcome::Unwritten
+            }
             Ok(Some(apply)) => return self.submit(bus, Job::Apply { gateway, conn, apply }),
             Ok(None) => Outcome::Known,
             Err(outcome) => outcome,

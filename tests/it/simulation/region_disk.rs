@@ -5,7 +5,7 @@ use super::chance::Chance;
 use super::{Bad, linkage};
 use bytes::Bytes;
 use domain::kernel::{
-    AgreementId, EmergencyLevel, Entropy as _, Epoch, Kind, RecordId, RegionId, Revision,
+    AgreementId, EmergencyLevel, Entropy as _, Epoch, Kind, Reason, RecordId, RegionId, Revision,
     Sensitivity, Timestamp,
 };
 use domain::record::{Body, Record, RecordMeta};
@@ -50,7 +50,8 @@ pub(super) struct OutRow {
 #[derive(Clone, Debug)]
 pub(super) struct Inbox {
     pub(super) applied: Position,
-    pub(super) parked_count: u64,
+    /// Entries that could not be used, and why.
+    pub(super) parked: Vec<(u64, Reason)>,
     /// What each entry came to, in the order in which they were applied.
     pub(super) rows: Vec<(u64, Option<DigestRow>)>,
 }
@@ -107,7 +108,7 @@ impl RegionDisk {
 
     pub(super) fn inboxes(&self) -> Vec<(StreamId, Position, u64)> {
         let row = |(stream, inbox): (&StreamId, &Inbox)| {
-            (stream.clone(), inbox.applied, inbox.parked_count)
+            (stream.clone(), inbox.applied, inbox.parked.len() as u64)
         };
         self.inbox.iter().map(row).collect()
     }
@@ -131,13 +132,15 @@ impl RegionDisk {
         for signed in book.agreements.values() {
             let agreement = &signed.agreement;
             let key = (op.record_id, agreement.agreement_id);
-            let decision = share(&record, agreement, &book.directory, self.shown.get(&key), now);
+            let decision = share(&record, agreement, book.directory(), self.shown.get(&key), now);
             let entry = match &decision {
                 Decision::Nothing(_) => continue,
                 Decision::Show(decided) => Outgoing::new(&record).entry(decided),
                 Decision::Leave(leave) => entry::encode_leave(&record.meta, leave),
             };
-            let Some(shown) = decision.shown() else { continue };
+            let Some(shown) = decision.shown(self.shown.get(&key), agreement.version) else {
+                continue;
+            };
             let is_view = matches!(decision, Decision::Show(_));
             let newest = Newest {
                 at: (revision, shown.share_n),
@@ -158,6 +161,11 @@ impl RegionDisk {
         grown
     }
 
+    /// Writes what no honest region would into a stream of its own.
+    pub(super) fn spoil(&mut self, book: &Book, stream: &StreamId, entry: Bytes, chance: &Chance) {
+        self.append(book, stream, entry, None, chance);
+    }
+
     fn append(
         &mut self,
         book: &Book,
@@ -169,7 +177,7 @@ impl RegionDisk {
         let before = self.last(stream);
         if before.seq == 0 && record.is_some() {
             let agreement = book.agreement(stream.agreement, stream.version).unwrap();
-            self.append(book, stream, entry::encode_start(&agreement.sha256), None, chance);
+            self.append(book, stream, entry::encode_start(&agreement.sha256, None), None, chance);
             return self.append(book, stream, entry, record, chance);
         }
         let mut salt = [0; 16];
@@ -184,10 +192,11 @@ impl RegionDisk {
     pub(super) fn apply(&mut self, apply: &Apply, bad: Option<Bad>) -> Applied {
         let inbox = self.inbox.entry(apply.stream.clone()).or_insert_with(|| Inbox {
             applied: seal::chain::start(&apply.stream),
-            parked_count: 0,
+            parked: Vec::new(),
             rows: Vec::new(),
         });
-        let joins = inbox.applied == apply.before || bad == Some(Bad::NoDedupe);
+        let joins =
+            inbox.applied == apply.before || matches!(bad, Some(Bad::NoDedupe | Bad::AnyOrder));
         if joins {
             if apply.after.seq > inbox.applied.seq {
                 inbox.applied = apply.after;
@@ -199,14 +208,16 @@ impl RegionDisk {
             }
         }
         let inbox = &self.inbox[&apply.stream];
-        Applied { position: inbox.applied, parked_count: inbox.parked_count }
+        Applied { position: inbox.applied, parked_count: inbox.parked.len() as u64 }
     }
 
     fn write(&mut self, apply: &Apply) {
         let inbox = self.inbox.get_mut(&apply.stream).unwrap();
         for entry in &apply.entries {
             let (InboxItem::View(row) | InboxItem::Withdrawal(row)) = &entry.item else {
-                inbox.parked_count += u64::from(matches!(entry.item, InboxItem::Parked { .. }));
+                if let InboxItem::Parked { reason, .. } = &entry.item {
+                    inbox.parked.push((entry.seq, *reason));
+                }
                 inbox.rows.push((entry.seq, None));
                 continue;
             };
@@ -294,6 +305,23 @@ fn digest(rows: impl Iterator<Item = DigestRow>) -> [u8; 32] {
     let mut rows: Vec<_> = rows.collect();
     rows.sort_unstable_by_key(|row| (row.record_id, row.revision, row.share_n));
     exchange::digest::digest(&rows)
+}
+
+/// The entry that would show an event of this region, as a region makes it that may.
+pub(super) fn view_of(
+    owner: &RegionId,
+    book: &Book,
+    agreement: AgreementId,
+    op: &Op,
+    now: Timestamp,
+) -> Option<Bytes> {
+    let agreement = book.agreement(agreement, 1)?;
+    let revision = Revision { t: 0, epoch: Epoch::mint(now, &Chance::new(op.no)), n: 1 };
+    let record = record(owner, op, revision, now);
+    match share(&record, agreement, book.directory(), None, now) {
+        Decision::Show(decided) => Some(Outgoing::new(&record).entry(&decided)),
+        Decision::Nothing(_) | Decision::Leave(_) => None,
+    }
 }
 
 fn record(region: &RegionId, op: &Op, revision: Revision, now: Timestamp) -> Record {

@@ -1,16 +1,19 @@
 //! What a region writes: what waits is flushed together, and answered after its flush.
 
-use super::Bad;
 use super::bus::{Bus, Event};
 use super::link::ConnId;
 use super::load::Fault;
 use super::region::{Done, RegionNode};
 use super::region_disk::Op;
+use super::trial::Sight;
+use super::{Bad, Hostile};
 use domain::kernel::{Reason, RegionId};
 use domain::stream::{Position, StreamId};
 use exchange::receive::Outcome;
 use exchange::send;
-use storage::region::Apply;
+use prost::Message as _;
+use proto::device::v1::NeighbourView;
+use storage::region::{Apply, InboxItem};
 
 pub(super) enum Job {
     Commit { op: Op, phone: usize },
@@ -79,6 +82,29 @@ impl RegionNode {
         }
     }
 
+    /// What of a range matters where somebody is hostile.
+    fn look_at(&self, bus: &mut Bus, apply: &Apply) {
+        let Some(trial) = &bus.oracle.trial else { return };
+        let withheld = trial.what == Hostile::WithholdFreshness;
+        let alone = bus.gateways == 1;
+        for entry in &apply.entries {
+            match &entry.item {
+                InboxItem::Parked { reason, .. } => {
+                    bus.sees(self.index, Sight::Parked(&apply.stream, *reason));
+                }
+                InboxItem::View(row) if withheld => {
+                    let view = NeighbourView::decode(row.encoded.as_ref()).unwrap();
+                    let unconfirmed = view.source.unwrap().unconfirmed;
+                    bus.oracle.confirmed(bus.now, apply.stream.lane, unconfirmed, alone);
+                    if unconfirmed {
+                        bus.sees(self.index, Sight::Old);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     pub(super) fn write(&mut self, bus: &mut Bus, jobs: Vec<Job>) -> Vec<StreamId> {
         let now = bus.time(self.skew_ms);
         let bad = bus.options.bad;
@@ -97,6 +123,7 @@ impl RegionNode {
                 }
                 Job::Apply { gateway, conn, apply } => {
                     let applied = self.disk.apply(&apply, bad);
+                    self.look_at(bus, &apply);
                     bus.oracle.applied(bus.now, self.index, gateway, &apply.stream, &self.disk);
                     let parked_count = applied.parked_count;
                     let (position, after) = (applied.position, apply.after);

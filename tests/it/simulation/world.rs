@@ -1,16 +1,19 @@
 //! Three regions, two gateways and what happens to them, one event after another.
 
 use super::bus::{Bus, Event};
+use super::gateway_malice::Malice;
 use super::gateway_node::GatewayNode;
 use super::link::{ConnId, Way};
-use super::linkage::{Linkage, region_id};
+use super::linkage::{Authority, Linkage, region_id};
 use super::load::{self, Fault, Phones};
 use super::oracle::{Counts, TICK_MS_MAX};
 use super::region::RegionNode;
 use super::region_disk::Newest;
-use super::{Bad, Mode, Options};
+use super::trial::{Sign, Trial};
+use super::{Bad, Hostile, Mode, Options};
 use domain::kernel::{AgreementId, RecordId};
 use domain::stream::StreamId;
+use seal::signed::Head;
 use std::collections::BTreeMap;
 
 const DAY_MS: u64 = 86_400_000;
@@ -18,6 +21,8 @@ const DAY_MS: u64 = 86_400_000;
 const CONVERGED_WITHIN_MS: u64 = 60_000;
 /// Idle time goes by in steps of this.
 const IDLE_STEP_MS: u64 = 4_000;
+/// Nothing is begun any more so long before whoever is hostile is put right.
+const MISCHIEF_LEAD_MS: u64 = 10_000;
 /// Without an event for so long, ticks come slower.
 const CALM_MS: u64 = 1_500;
 
@@ -27,6 +32,7 @@ pub(super) struct World {
     gateways: Vec<GatewayNode>,
     phones: Vec<Phones>,
     agreements: BTreeMap<AgreementId, Vec<usize>>,
+    authority: Authority,
     /// When something other than a tick last happened.
     active_at: u64,
     looked_at: u64,
@@ -41,11 +47,23 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(options: Options) -> Self {
         let mut bus = Bus::new(options);
-        bus.oracle.goes_back = options.bad == Some(Bad::RestoreWithoutEpoch);
+        let forks = options.hostile == Some(Hostile::Fork);
+        bus.oracle.goes_back = forks || options.bad == Some(Bad::RestoreWithoutEpoch);
         bus.oracle.fork_expected = bus.oracle.goes_back && options.mode == Mode::Liveness;
-        let linkage = Linkage::new(&bus.chance);
+        bus.oracle.trial = options.hostile.map(|what| Trial::new(what, &bus.chance));
+        if options.hostile.is_some() {
+            // A second way would hide a mistake from who looks for it.
+            let alone = bus.chance.per_mille(500) || options.bad.is_some();
+            bus.gateways = if alone { 1 } else { 2 };
+        }
+        let said_at = bus.oracle.trial.as_ref().and_then(Trial::said_at);
+        let linkage = Linkage::new(&bus.chance, said_at);
         let regions = (0..3).map(|index| RegionNode::new(index, &linkage, &bus)).collect();
-        let gateways = (0..2).map(|index| GatewayNode::new(index, &linkage)).collect();
+        let gateways = (0..bus.gateways).map(|index| GatewayNode::new(index, &linkage));
+        let mut gateways: Vec<_> = gateways.collect();
+        if let Some(what) = options.hostile.filter(|what| !what.is_of_region()) {
+            gateways[0].malice = Some(Malice::new(what, &linkage, &bus));
+        }
         let agreements = linkage.agreements.iter().map(|of| {
             let parties = (0..3).filter(|index| of.agreement.has_party(&region_id(*index)));
             (of.agreement.agreement_id, parties.collect())
@@ -59,6 +77,7 @@ impl World {
             gateways,
             phones,
             agreements,
+            authority: linkage.authority,
             active_at: 0,
             looked_at: 0,
             healed_at: None,
@@ -86,6 +105,7 @@ impl World {
             }
         }
         self.check_all();
+        self.bus.oracle.end_trial();
         match self.bus.oracle.broken.take() {
             Some(broken) => Err(format!("{}: {broken}", self.bus.clock())),
             None => Ok((self.bus.oracle.counts, self.bus.steps)),
@@ -143,6 +163,8 @@ impl World {
                 let region = bus.chance.index(3);
                 self.phones[region].work(bus, region, count);
             }
+            Event::Work { region, count } => self.phones[region].work(bus, region, count),
+            Event::Mischief => self.mischief(),
             Event::Fault(fault) => self.fault(fault),
             Event::Unblock { region, gateway, way } => bus.unblock(region, gateway, way),
             Event::Heal => self.heal(),
@@ -249,6 +271,7 @@ impl World {
         bus.oracle.check_holes(bus.now, |region, stream| {
             regions[region].disk.inbox.get(stream).map_or(0, |inbox| inbox.applied.seq)
         });
+        bus.oracle.check_trial(bus.now);
         if bus.now - self.looked_at >= 1_000 {
             self.looked_at = bus.now;
             self.look();
@@ -265,6 +288,10 @@ impl World {
             let in_ms = self.bus.now - healed_at;
             self.bus.trace(|| format!("all agree, {in_ms} ms after faults ended"));
             self.bus.oracle.converged(in_ms);
+            if self.bus.options.hostile.is_some() {
+                self.ended = true;
+                return;
+            }
         }
         self.check_all();
         if self.restored {
@@ -272,7 +299,8 @@ impl World {
             self.restored = false;
             self.copy();
         }
-        if next_at > self.bus.now + 2 * IDLE_STEP_MS && !self.bus.oracle.has_holes() {
+        let idles = !self.bus.oracle.has_holes() && self.bus.oracle.trial.is_none();
+        if next_at > self.bus.now + 2 * IDLE_STEP_MS && idles {
             self.idle(next_at.min(self.bus.options.days * DAY_MS));
         }
     }
@@ -285,10 +313,12 @@ impl World {
         while bus.now + IDLE_STEP_MS < until.min(bus.next_at().unwrap_or(u64::MAX)) {
             bus.now += IDLE_STEP_MS;
             for (origin, gateway) in (0..3).flat_map(|origin| [(origin, 0), (origin, 1)]) {
-                for (stream, at) in self.regions[origin].idle_heads(bus, gateway) {
+                let created_at = bus.time(self.regions[origin].skew_ms);
+                for (stream, position) in self.regions[origin].idle_heads(bus, gateway) {
                     for party in &self.agreements[&stream.agreement] {
                         if *party != origin {
-                            self.regions[*party].heard(bus, gateway, stream.clone(), at);
+                            let head = Head { stream: stream.clone(), position, created_at };
+                            self.regions[*party].heard(bus, gateway, head);
                         }
                     }
                 }
@@ -309,7 +339,7 @@ impl World {
             return Some("frames are under way".to_owned());
         }
         for (index, region) in self.regions.iter().enumerate() {
-            if !region.is_idle() || !self.phones[index].are_idle() {
+            if !region.is_idle(self.bus.gateways) || !self.phones[index].are_idle() {
                 return open("region", index);
             }
         }
@@ -318,7 +348,9 @@ impl World {
                 return open("gateway", index);
             }
         }
-        (0..3).find_map(|origin| self.difference_from(origin))
+        let given_up = self.bus.oracle.trial.as_ref().and_then(|trial| trial.given_up);
+        let origins = (0..3).filter(|origin| given_up != Some(*origin));
+        origins.into_iter().find_map(|origin| self.difference_from(origin))
     }
 
     fn difference_from(&self, origin: usize) -> Option<String> {
@@ -430,6 +462,17 @@ impl World {
             Fault::CrashGateway { gateway, down_ms, .. } => {
                 self.crash_gateway(gateway, down_ms, false);
             }
+            Fault::RestoreRegion { region, down_ms } if bus.options.hostile.is_some() => {
+                // The gateway has what it had then, and keeps what it has had since for another.
+                self.crash_region(region, down_ms, true);
+                self.crash_gateway(0, down_ms, true);
+                if let Some(malice) = &mut self.gateways[0].malice {
+                    malice.forked = true;
+                }
+                if self.bus.gateways > 1 {
+                    self.bus.trial_forks();
+                }
+            }
             Fault::RestoreRegion { region, down_ms } => {
                 // While one restore is not settled, a second would lose what nobody else holds.
                 if self.bus.options.mode == Mode::Safety || !self.restored {
@@ -466,6 +509,55 @@ impl World {
         }
     }
 
+    /// Whoever is hostile does something, and will again.
+    fn mischief(&mut self) {
+        let bus = &mut self.bus;
+        let (now, trial) = (bus.now, bus.trial());
+        let (what, begins, grows_old_at) = (trial.what, now == trial.from, trial.grows_old_at);
+        // What is still under way when the lines are put right is lost, and with it its name.
+        if now + MISCHIEF_LEAD_MS >= trial.until {
+            return;
+        }
+        bus.after(bus.chance.within(2_000, 8_000), Event::Mischief);
+        match what {
+            Hostile::WithholdFreshness => {
+                if begins && bus.gateways == 1 {
+                    for region in 0..3 {
+                        bus.trial().did_to(grows_old_at, Some(region), Sign::Old);
+                    }
+                }
+                self.speak();
+            }
+            Hostile::Fork if begins => self.begin_fork(),
+            _ if what.is_of_region() => {
+                // The one that is no party of all.
+                let of = if what == Hostile::OverRead { 1 } else { bus.options.seed as usize % 3 };
+                let streams = self.regions.iter().flat_map(|region| region.disk.streams());
+                let streams: Vec<_> = streams.map(|(stream, _)| stream).collect();
+                self.regions[of].mischief(bus, what, &streams);
+            }
+            _ => self.gateways[0].mischief(bus),
+        }
+    }
+
+    /// The authority speaks to every gateway.
+    fn speak(&mut self) {
+        let set = self.authority.word(self.bus.time(0));
+        for gateway in &mut self.gateways {
+            gateway.hears(&mut self.bus, set.clone());
+        }
+    }
+
+    /// A region writes more after a copy of it was taken than the copy knows, and is then restored from it.
+    fn begin_fork(&mut self) {
+        self.copy();
+        let bus = &mut self.bus;
+        let region = self.gateways[0].malice.as_ref().map_or(0, Malice::origin);
+        self.phones[region].work(bus, region, 10);
+        bus.after(10_000, Event::Work { region, count: 10 });
+        bus.after(20_000, Event::Fault(Fault::RestoreRegion { region, down_ms: 500 }));
+    }
+
     fn crash_region(&mut self, region: usize, down_ms: u64, restore: bool) {
         let (bus, node) = (&mut self.bus, &mut self.regions[region]);
         node.crash(bus);
@@ -475,7 +567,7 @@ impl World {
             self.phones[region].offer_again(bus, region);
         }
         bus.after(down_ms, Event::RegionUp { region, life: node.life });
-        for gateway in 0..2 {
+        for gateway in 0..bus.gateways {
             bus.oracle.link_down(region, gateway);
         }
     }
@@ -493,12 +585,15 @@ impl World {
     /// All faults end.
     fn heal(&mut self) {
         self.bus.trace(|| "all faults end".to_owned());
+        if self.bus.options.hostile.is_some() {
+            self.put_right();
+        }
         for region in 0..3 {
             self.regions[region].full_until = 0;
             self.regions[region].doomed = None;
             let life = self.regions[region].life;
             self.region_up(region, life);
-            for gateway in 0..2 {
+            for gateway in 0..self.bus.gateways {
                 self.bus.net.delay(region, gateway, 10);
                 self.bus.oracle.skip(region, gateway, 0);
                 for way in [Way::Up, Way::Down] {
@@ -506,7 +601,7 @@ impl World {
                 }
             }
         }
-        for gateway in 0..2 {
+        for gateway in 0..self.bus.gateways {
             self.gateways[gateway].full_until = 0;
             self.gateways[gateway].doomed = None;
             let life = self.gateways[gateway].life;
@@ -515,6 +610,17 @@ impl World {
         let healed_at = self.bus.now;
         self.healed_at = Some(healed_at);
         self.bus.after(CONVERGED_WITHIN_MS, Event::Deadline { healed_at });
+    }
+
+    /// People have looked at what was named: the gateway is as it should be, and called anew.
+    fn put_right(&mut self) {
+        self.gateways[0].repent();
+        if self.bus.options.hostile == Some(Hostile::WithholdFreshness) {
+            self.speak();
+        }
+        for region in 0..3 {
+            self.fault(Fault::Reset { region, gateway: 0 });
+        }
     }
 
     fn deadline(&mut self, healed_at: u64) {

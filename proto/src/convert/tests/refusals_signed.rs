@@ -76,7 +76,17 @@ fn each_field_of_an_agreement_is_refused() {
         &[
             ("agreement_id", |a| a.agreement_id = nil()),
             ("version", |a| a.version = 0),
-            ("form", |a| a.form = 3),
+            ("form", |a| a.form = 4),
+            ("end_time", |a| (a.form, a.force) = (3, 1)),
+            ("force", |a| a.force = 5),
+            ("force", |a| (a.form, a.force) = (2, 4)),
+            ("supersedes_sha256", |a| {
+                (a.version, a.supersedes_sha256) = (2, Bytes::from_static(&[3; 31]))
+            }),
+            ("supersedes_sha256", |a| (a.version, a.supersedes_sha256) = (2, Bytes::new())),
+            ("supersedes_sha256", |a| {
+                (a.version, a.supersedes_sha256) = (1, Bytes::from_static(&[3; 32]))
+            }),
             ("title", |a| a.title.clear()),
             ("title", |a| a.title = "x".repeat(129)),
             ("parties", |a| a.parties.truncate(1)),
@@ -174,6 +184,7 @@ fn each_field_of_a_directory_is_refused() {
             authority_certificate: certificate,
             endpoint: "host:7444".into(),
         }],
+        freshness_key: Bytes::from_static(&[3; 32]),
     };
     let decode = |directory: directory_pb::Directory| directory::decode(&directory.encode_to_vec());
     check(
@@ -185,6 +196,7 @@ fn each_field_of_a_directory_is_refused() {
             ("linkage_id", |d| d.linkage_id.clear()),
             ("version", |d| d.version = 0),
             ("create_time", |d| d.create_time = None),
+            ("freshness_key", |d| d.freshness_key = Bytes::from_static(&[3; 31])),
             ("regions", |d| d.regions = vec![d.regions[0].clone(), d.regions[0].clone()]),
             ("regions[0].region_id", |d| d.regions[0].region_id = "x".repeat(64)),
             ("regions[0].level", |d| d.regions[0].level = 3),

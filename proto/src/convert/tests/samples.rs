@@ -1,7 +1,7 @@
 //! Values to convert: generated ones of every shape the door passes.
 
 use domain::agreement::{
-    Agreement, AgreementForm, Area, Clause, Grant, Party, Precision, Release, Zone,
+    Agreement, AgreementForm, Area, Clause, Force, Grant, Party, Precision, Release, Zone,
 };
 use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
 use domain::kernel::{
@@ -424,6 +424,8 @@ prop_compose! {
         purposes in vec(code(Purpose::ALL), 1..=8),
         started_at in time().prop_filter("room for an end", |at| at.micros() < 250_000_000_000_000_000),
         retention_days in option::of(1..=3_650_u32),
+        force in code(Force::ALL),
+        supersedes in any::<[u8; 32]>(),
         sha256 in any::<[u8; 32]>(),
     ) -> Agreement {
         let party = |(region, signing_key_sha256)| Party { region, signing_key_sha256 };
@@ -431,7 +433,13 @@ prop_compose! {
             agreement_id, version, form, title, clauses, purposes, started_at, retention_days,
             sha256,
             parties: parties.into_iter().map(party).collect(),
-            ended_at: started_at.plus_days(365),
+            ended_at: started_at.plus_days(if form == AgreementForm::Annex { 3 } else { 365 }),
+            force: if force == Force::Ready && form != AgreementForm::Annex {
+                Force::Suspended
+            } else {
+                force
+            },
+            supersedes: (version > 1).then_some(supersedes),
         }
     }
 }
@@ -472,6 +480,7 @@ prop_compose! {
         created_at in time(),
         regions in vec(region(), 0..4),
         gateways in vec(("[a-z0-9-]{1,63}", vec(any::<u8>(), 1..64)), 0..4),
+        freshness_key in option::of(any::<[u8; 32]>()),
     ) -> Directory {
         let gateway = |(id, authority_certificate): (String, _)| Gateway {
             gateway_id: GatewayId::parse(&id).expect("made as a slug"),
@@ -488,6 +497,7 @@ prop_compose! {
                 .map(gateway)
                 .map(|gateway| (gateway.gateway_id.clone(), gateway))
                 .collect(),
+            freshness_key,
         }
     }
 }

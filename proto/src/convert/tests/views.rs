@@ -138,7 +138,7 @@ proptest! {
         share_n in 1..=u64::MAX,
         reason in proptest::sample::select(LeaveReason::ALL),
     ) {
-        let start = entry::decode(entry::encode_start(&sha256));
+        let start = entry::decode(entry::encode_start(&sha256, None));
         prop_assert_eq!(start, Ok(Entry::Start { agreement_sha256: sha256 }));
         let leave = Leave { share_n, lane: Lane::Alert, reason };
         let read = entry::decode(entry::encode_leave(&record.meta, &leave));
@@ -321,7 +321,10 @@ fn an_entry_of_another_kind_or_unsound_is_parked_under_its_reason() {
         Err(Reason::LimitExceeded)
     );
     let wrap = |entry| exchange_pb::Entry { entry: Some(entry) }.encode_to_vec();
-    let start = exchange_pb::Start { agreement_sha256: Bytes::from_static(b"short") };
+    let start = exchange_pb::Start {
+        agreement_sha256: Bytes::from_static(b"short"),
+        ..exchange_pb::Start::default()
+    };
     let start = wrap(exchange_pb::entry::Entry::Start(start));
     assert_eq!(entry::decode(start.clone().into()), Err(Reason::FieldInvalid));
     // Of two kinds at once; of a view twice, the last is the one that is checked and kept.
@@ -347,7 +350,7 @@ fn an_entry_of_another_kind_or_unsound_is_parked_under_its_reason() {
         exchange_pb::Leave { birth_region: String::new(), ..sound.clone() },
         exchange_pb::Leave { revision: None, ..sound.clone() },
         exchange_pb::Leave { share_n: 0, ..sound.clone() },
-        exchange_pb::Leave { reason: 5, ..sound.clone() },
+        exchange_pb::Leave { reason: 6, ..sound.clone() },
     ] {
         assert_eq!(decode(spoilt), Err(Reason::FieldInvalid));
     }

@@ -5,8 +5,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use cli::linkage::{self, Terms};
 use cli::{explain, terms};
-use domain::agreement::{Agreement, AgreementForm, Clause, Grant, Release};
-use domain::kernel::{Clock as _, RegionId};
+use domain::agreement::{Agreement, AgreementForm, Clause, Consent, Force, Grant, Release};
+use domain::kernel::{Clock as _, RegionId, Timestamp};
 use prost::Message as _;
 use proto::kernel::v1::SignedObject;
 use runtime::clock::{SystemClock, SystemEntropy};
@@ -57,7 +57,24 @@ pub(super) enum Word {
         /// The agreement
         file: PathBuf,
     },
-    /// Puts an agreement that all have signed into a region's folder; counts from the next start
+    /// Stops for now what leaves under an agreement; all parties but one must sign
+    Suspend(Next),
+    /// Goes on with an agreement that was suspended; every party must sign
+    Resume(Next),
+    /// Ends an agreement for good; all parties but one must sign
+    Close(Next),
+    /// Takes this region out of an agreement of three or more; needs nobody else's signature
+    Leave(Next),
+    /// Puts an annex into force for some hours; needs nobody else's signature
+    Activate {
+        #[command(flatten)]
+        next: Next,
+        /// For so long, at most 72
+        #[arg(long, default_value_t = 72, value_parser = clap::value_parser!(i64).range(1..=72))]
+        hours: i64,
+    },
+    /// Puts an agreement that is signed as it must be into a region's folder; the region's server takes it up and
+    /// passes it on
     Install {
         /// The data folder
         #[arg(long)]
@@ -70,20 +87,39 @@ pub(super) enum Word {
     },
 }
 
+/// The next version of an agreement, with this region's signature.
+#[derive(Debug, Args)]
+pub(super) struct Next {
+    /// The data folder that holds the region's key
+    #[arg(long)]
+    data: PathBuf,
+    /// The region
+    #[arg(long)]
+    region: RegionId,
+    /// Where to write it
+    #[arg(long)]
+    out: PathBuf,
+    /// The newest version of the agreement
+    file: PathBuf,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Propose {
     /// A data folder with the linkage's trust
     #[arg(long)]
     data: PathBuf,
     /// The terms as TOML (deploy/samples/agreement.toml); or title, parties and clauses here
-    #[arg(long, conflicts_with_all = ["title", "charter", "parties", "clauses", "days"])]
+    #[arg(long, conflicts_with_all = ["title", "charter", "annex", "parties", "clauses", "days"])]
     terms: Option<PathBuf>,
     /// Title
     #[arg(long, required_unless_present = "terms")]
     title: Option<String>,
     /// A charter between a region and its superior
-    #[arg(long)]
+    #[arg(long, conflicts_with = "annex")]
     charter: bool,
+    /// An annex for emergencies: signed by all beforehand, activated by one
+    #[arg(long)]
+    annex: bool,
     /// A party; name each
     #[arg(long = "party", required_unless_present = "terms")]
     parties: Vec<RegionId>,
@@ -116,6 +152,7 @@ pub(super) async fn run(word: Word) -> Result<()> {
                 beijing(agreement.started_at),
                 beijing(agreement.ended_at)
             );
+            println!("# {}", agreement.force.name());
             println!("# SHA-256 {}", linkage::hex(&agreement.sha256));
             for party in &agreement.parties {
                 let signed = object.signatures.iter().any(|s| s.signer == party.region.as_str());
@@ -127,7 +164,7 @@ pub(super) async fn run(word: Word) -> Result<()> {
             }
             if let Some(data) = data {
                 let directory = linkage::read_directory(&data, now)?;
-                seal::trust::agreement(&object, &directory)?;
+                seal::trust::agreement(&object, None, &directory)?;
                 println!("# every signature is good");
             }
             print!("{}", terms::print(&agreement));
@@ -155,15 +192,52 @@ pub(super) async fn run(word: Word) -> Result<()> {
             linkage::sign_agreement(&mut object, &data, &region)?;
             write(&file, &object.encode_to_vec())
         }
+        Word::Suspend(words) => next(words, now, |next| next.force = Force::Suspended),
+        Word::Resume(words) => next(words, now, |next| next.force = Force::InForce),
+        Word::Close(words) => next(words, now, |next| next.force = Force::Closed),
+        Word::Leave(words) => {
+            let region = words.region.clone();
+            next(words, now, |next| next.parties.retain(|party| party.region != region))
+        }
+        Word::Activate { next: words, hours } => next(words, now, |next| {
+            next.force = Force::InForce;
+            next.ended_at = now.plus_millis(hours * 3_600_000);
+        }),
         Word::Install { data, region, file } => {
             linkage::install_agreement(&read(&file)?, &data, &region, now).map(drop)
         }
     }
 }
 
+/// Writes the next version, signed by the region, and says who else must sign.
+#[expect(clippy::print_stdout, reason = "who must sign is what the caller needs to know next")]
+fn next(words: Next, now: Timestamp, change: impl FnOnce(&mut Agreement)) -> Result<()> {
+    let Next { data, region, out, file } = words;
+    let before = decode(&read(&file)?, &file)?;
+    let mut object = linkage::next_version(&before, now, change)?;
+    linkage::sign_agreement(&mut object, &data, &region)?;
+    write(&out, &object.encode_to_vec())?;
+    let next = decode(&object, &out)?;
+    let others = || next.parties.iter().map(|party| party.region.to_string());
+    let all: Vec<_> = others().filter(|party| *party != region.as_str()).collect();
+    match before.consent(&next) {
+        Consent::All => println!("to be signed by {}", all.join(", ")),
+        Consent::AllButOne if all.len() > 1 => {
+            println!("to be signed by all but one of {}", all.join(", "));
+        }
+        Consent::AllButOne | Consent::Any | Consent::Leaver(_) => println!("ready to be installed"),
+    }
+    Ok(())
+}
+
 fn propose(words: Propose) -> Result<()> {
-    let Propose { data, terms, title, charter, parties, clauses, days, supersedes, out } = words;
-    let form = if charter { AgreementForm::Charter } else { AgreementForm::Agreement };
+    let Propose { data, terms, title, charter, annex, parties, clauses, days, supersedes, out } =
+        words;
+    let form = match (charter, annex) {
+        (true, _) => AgreementForm::Charter,
+        (_, true) => AgreementForm::Annex,
+        _ => AgreementForm::Agreement,
+    };
     let terms = match terms {
         Some(path) => terms::read(&path)?,
         None => {
@@ -172,8 +246,8 @@ fn propose(words: Propose) -> Result<()> {
             Terms { days, ..Terms::plain(form, title, parties, clauses) }
         }
     };
-    let before = supersedes.map(|path| decode(&read(&path)?, &path)).transpose()?;
-    let supersedes = before.map(|before| (before.agreement_id, before.version));
+    let supersedes =
+        supersedes.map(|path| decode(&read(&path)?, &path).map(Box::new)).transpose()?;
     let now = SystemClock.now();
     let directory = linkage::read_directory(&data, now)?;
     let terms = Terms { supersedes, ..terms };
@@ -200,6 +274,6 @@ fn decode(object: &SignedObject, path: &Path) -> Result<Agreement> {
         .with_context(|| format!("{} is no agreement", path.display()))
 }
 
-fn beijing(time: domain::kernel::Timestamp) -> String {
+fn beijing(time: Timestamp) -> String {
     explain::beijing(time.micros())
 }

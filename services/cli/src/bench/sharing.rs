@@ -167,6 +167,7 @@ fn directory() -> Result<Directory> {
         created_at: SystemClock.now(),
         regions,
         gateways: BTreeMap::new(),
+        freshness_key: None,
     })
 }
 

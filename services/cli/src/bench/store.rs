@@ -18,7 +18,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use storage::gateway::{SegmentVerdict, SegmentWrite};
 use storage::region::{
-    Apply, Commit, CommitItem, CommitVerdict, InboxEntry, InboxItem, OperationOutcome,
+    Apply, Commit, CommitItem, CommitVerdict, InboxEntry, InboxItem, Opening, OperationOutcome,
     OperationRow, RecordWrite, ShareWrite, ViewRow,
 };
 use storage::{WriteError, Writer, gateway, region};
@@ -406,11 +406,13 @@ impl Maker {
             entry: self.record.clone(),
             salt,
             expires_at,
-            start: (Bytes::from_static(b"start"), salt),
+            opening: Opening { agreement_sha256: [0; 32], salts: [salt; 2] },
+            behind_end: false,
         };
         let mut shown = Shown::default();
         let (lane, standing) = (self.stream.lane, Standing::Shown);
-        shown.set(self.stream.agreement, LastShown { share_n: 1, lane, standing });
+        shown
+            .set(self.stream.agreement, LastShown { share_n: 1, lane, standing, since_version: 1 });
         let write = RecordWrite {
             record_id,
             kind: Kind::Event,

@@ -2,6 +2,7 @@
 //! its neighbours.
 
 use super::sharing::{pass_all, with_clauses};
+use crate::authority;
 use crate::demo::outline_of;
 use crate::linkage::{self, RegionSpec, Terms};
 use crate::phone::{self, Phone};
@@ -159,7 +160,7 @@ fn recipients(shape: Shape) -> Result<Vec<RegionId>> {
 async fn set_up(dir: &Path, shape: Shape, recipients: &[RegionId]) -> Result<()> {
     let (now, linkage): (_, LinkageId) = (SystemClock.now(), "wuling-bench".parse()?);
     let authority = dir.join("authority");
-    linkage::init_authority(&authority, &linkage, now, &SystemEntropy)?;
+    let signer = authority::init(&authority, &linkage, now, &SystemEntropy)?;
     let id: GatewayId = "gateway-1".parse()?;
     let gateway =
         linkage::init_gateway(&dir.join("gateway"), &linkage, &id, "127.0.0.1:7444", now)?;
@@ -179,19 +180,20 @@ async fn set_up(dir: &Path, shape: Shape, recipients: &[RegionId]) -> Result<()>
         let data = data_of(dir, id);
         regions.push(linkage::init_region(&data, &linkage, spec, now, &SystemEntropy).await?);
     }
-    let directory = linkage::publish(&authority, regions, vec![gateway], now)?;
+    let signer = signer.publish(regions, vec![gateway], now)?;
+    let directory = &signer.trust().directory;
     for data in ["gateway", "a", "b"] {
         linkage::install_trust(&authority, &dir.join(data))?;
     }
     match shape {
         Shape::TenAgreements => recipients
             .iter()
-            .try_for_each(|one| agree(dir, &directory, &[origin.clone(), one.clone()], pass_all())),
+            .try_for_each(|one| agree(dir, directory, &[origin.clone(), one.clone()], pass_all())),
         Shape::One | Shape::TenParties | Shape::ThreeParties | Shape::ThreePartiesClauses => {
             let parties: Vec<_> = std::iter::once(&origin).chain(recipients).cloned().collect();
             let clauses = shape == Shape::ThreePartiesClauses;
             let clauses = if clauses { with_clauses()? } else { pass_all() };
-            agree(dir, &directory, &parties, clauses)
+            agree(dir, directory, &parties, clauses)
         }
     }
 }
@@ -230,7 +232,7 @@ fn config(data: &Path, port: u16, gateway_port: u16, regions: &[RegionId]) -> St
     let mut text = format!("data = \"{}\"\nlisten = \"127.0.0.1:{port}\"\n", data.display());
     for id in regions {
         text += &format!(
-            "[[regions]]\nid = \"{id}\"\ngateway_endpoint = \"127.0.0.1:{gateway_port}\"\n"
+            "[[regions]]\nid = \"{id}\"\ngateways = [{{ id = \"gateway-1\", endpoint = \"127.0.0.1:{gateway_port}\" }}]\n"
         );
     }
     text

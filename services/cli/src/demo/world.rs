@@ -3,12 +3,13 @@
 
 use super::data::{self, DISTRICT, DemoRegion};
 use super::proxy::Proxy;
+use crate::authority;
 use crate::linkage::{self, RegionSpec, Terms};
 use crate::phone;
 use anyhow::{Context as _, Result};
 use domain::agreement::{AgreementForm, Clause, Grant, Release};
 use domain::kernel::{Clock, Entropy, GatewayId, LinkageId, RegionId, Role};
-use region::config::HostedConfig;
+use region::config::{GatewayConfig, HostedConfig};
 use region::server::Server;
 use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
 use std::net::SocketAddr;
@@ -55,13 +56,11 @@ impl World {
             let hosted = regions
                 .iter()
                 .filter(|region| host_of(region) == host)
-                .map(|region| HostedConfig {
-                    region: region.id.clone(),
-                    gateway: None,
-                    gateway_endpoint: Some(
-                        if region.id.as_str() == CUT { proxy.addr } else { gateway_addr }
-                            .to_string(),
-                    ),
+                .map(|region| {
+                    let at = if region.id.as_str() == CUT { proxy.addr } else { gateway_addr };
+                    let endpoint = Some(at.to_string());
+                    let gateways = vec![GatewayConfig { id: gateway_id.clone(), endpoint }];
+                    HostedConfig { region: region.id.clone(), gateways }
                 })
                 .collect();
             let server = bind_region(&host_dir(dir, host), hosted, &clock, &entropy).await?;
@@ -152,7 +151,7 @@ async fn set_up(
     let entropy = entropy.as_ref();
     let linkage: LinkageId = "wuling-demo".parse()?;
     let authority = dir.join("authority");
-    linkage::init_authority(&authority, &linkage, now, entropy)?;
+    let signer = authority::init(&authority, &linkage, now, entropy)?;
     let gateway_dir = dir.join("gateway");
     let gateway = linkage::init_gateway(&gateway_dir, &linkage, gateway_id, "127.0.0.1:7444", now)?;
     let mut listed = Vec::with_capacity(regions.len());
@@ -172,7 +171,8 @@ async fn set_up(
                 .await?,
         );
     }
-    let directory = linkage::publish(&authority, listed, vec![gateway], now)?;
+    let signer = signer.publish(listed, vec![gateway], now)?;
+    let directory = &signer.trust().directory;
     for data in [gateway_dir, host_dir(dir, 0), host_dir(dir, 1)] {
         linkage::install_trust(&authority, &data)?;
     }
@@ -181,7 +181,7 @@ async fn set_up(
         host_dir(dir, region.map_or(0, host_of))
     };
     for terms in agreements(regions)? {
-        linkage::conclude(&directory, terms, data_of, now, entropy)?;
+        linkage::conclude(directory, terms, data_of, now, entropy)?;
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ fn source(origin: &str, agreement: u64) -> Option<pb::ViewSource> {
         agreement_version: 1,
         lane: Lane::Routine.code(),
         seq: 1,
+        unconfirmed: false,
     })
 }
 

@@ -117,6 +117,21 @@ catalogue! {
     ParentRejected:
         "所依据的前一项操作已被拒绝，请先改正前一项，再重新提交。",
         "The operation rests on one that was refused; correct that one, then send both again.";
+    RegionRevoked:
+        "该区域或网关已被撤销，请与联动管理机构联系。",
+        "The region or gateway was revoked; turn to the authority of the linkage.";
+    TrustStale:
+        "所持的信任数据过旧，请让联动管理机构重新发布后再试。",
+        "The trust at hand is too old for this; have the authority publish it anew, then try again.";
+    TrustForked:
+        "同一版本出现两份不同的目录，请立即与联动管理机构核实。",
+        "Two directories claim one version; ask the authority of the linkage at once.";
+    AgreementForked:
+        "同一协议版本出现两份不同的文本，请立即与各方核实。",
+        "Two texts claim one version of an agreement; settle with the other parties which one holds.";
+    AgreementSuperseded:
+        "该协议版本已被新版本取代，请按新版本共享。",
+        "A newer version of the agreement has taken its place; share under that one.";
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod id;
 mod reason;
 mod time;
 mod transition;
+mod trust_age;
 
 pub use code::{
     CodeError, Datum, EmergencyLevel, FixSource, Kind, Lane, Purpose, RetentionClass, Role,
@@ -22,3 +23,4 @@ pub use time::{Clock, Entropy, Timestamp};
 #[cfg(test)]
 pub(crate) use transition::tests::check as check_transitions;
 pub use transition::{DESK, FIELD, FIELD_AND_DESK, LEAD_AND_DESK, Transition, next_state};
+pub use trust_age::{GRACE_DAYS, STALE_HOURS, TrustAge};

@@ -69,6 +69,16 @@ code_table! {
         WentBack = 31 "WENT_BACK",
         /// The parent operation was refused.
         ParentRejected = 32 "PARENT_REJECTED",
+        /// The region or gateway was revoked.
+        RegionRevoked = 33 "REGION_REVOKED",
+        /// The trust at hand is too old for this.
+        TrustStale = 34 "TRUST_STALE",
+        /// Two directories claim one version.
+        TrustForked = 35 "TRUST_FORKED",
+        /// Two texts claim one version of an agreement.
+        AgreementForked = 36 "AGREEMENT_FORKED",
+        /// A newer version of the agreement has taken its place.
+        AgreementSuperseded = 37 "AGREEMENT_SUPERSEDED",
     }
 }
 
@@ -117,15 +127,22 @@ impl Reason {
             | Self::DeviceRevoked
             | Self::EnrolmentCodeInvalid
             | Self::NotAParty
-            | Self::NotTheOwner => ReasonKind::Forbidden,
+            | Self::NotTheOwner
+            | Self::RegionRevoked => ReasonKind::Forbidden,
             Self::RecordNotFound | Self::RegionUnknown | Self::AgreementUnknown => {
                 ReasonKind::NotFound
             }
-            Self::OperationIdReused | Self::StreamForked => ReasonKind::AlreadyExists,
+            Self::OperationIdReused
+            | Self::StreamForked
+            | Self::TrustForked
+            | Self::AgreementForked => ReasonKind::AlreadyExists,
             Self::RevisionStale | Self::EpochChanged | Self::ChainBroken | Self::WentBack => {
                 ReasonKind::Conflict
             }
-            Self::StateForbidsVerb | Self::ParentRejected => ReasonKind::Precondition,
+            Self::StateForbidsVerb
+            | Self::ParentRejected
+            | Self::TrustStale
+            | Self::AgreementSuperseded => ReasonKind::Precondition,
             Self::LimitExceeded => ReasonKind::Exhausted,
             Self::StorageUnavailable | Self::ServerBusy => ReasonKind::Unavailable,
             Self::Internal => ReasonKind::Internal,

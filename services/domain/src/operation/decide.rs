@@ -101,7 +101,8 @@ fn create(
         Change::Shift { .. }
         | Change::Patrol { .. }
         | Change::Event { .. }
-        | Change::Sos { .. } => {
+        | Change::Sos { .. }
+        | Change::Withdraw(_) => {
             return Err(Rejection::of(Reason::RecordNotFound));
         }
     };
@@ -175,6 +176,8 @@ fn change(
             let unit = if unit.is_empty() { &operation.author_unit } else { unit };
             Ok(Body::SosAlert(sos.apply(*verb, unit, role, at)?))
         }
+        (Change::Withdraw(_), body) if LEAD_AND_DESK.contains(&role) => Ok(body.clone()),
+        (Change::Withdraw(_), _) => Err(Rejection::of(Reason::RoleForbidden)),
         // `changeable` has compared the kinds, and what creates does not come here.
         _ => Err(Rejection::of(Reason::RecordNotFound)),
     }
@@ -216,6 +219,12 @@ fn next_meta(operation: &Operation, current: &RecordMeta, context: &Context<'_>)
         author_unit: operation.author_unit.clone(),
         author_ref: operation.author_ref.clone(),
         expires_at: context.now.plus_days(current.retention_class.days()),
+        // What was taken back stays so.
+        sensitivity: if matches!(operation.change, Change::Withdraw(_)) {
+            Sensitivity::Local
+        } else {
+            current.sensitivity
+        },
         ..current.clone()
     }
 }

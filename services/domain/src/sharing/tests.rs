@@ -4,7 +4,7 @@
 
 use super::fields::GRANTS;
 use super::*;
-use crate::agreement::{Area, Zone};
+use crate::agreement::{Area, Force, Zone};
 use crate::fixture::{
     NOW, agreement, check_in, clause, directory, event, observation, outlines, patrol, point,
     record, region, shift, sos, track_batch,
@@ -16,6 +16,7 @@ use crate::record::Body;
 use crate::risk::{CATEGORIES, Event, EventDomain, EventState};
 use proptest::prelude::*;
 
+mod closing;
 mod oracle;
 mod place;
 
@@ -32,7 +33,7 @@ fn decide(record: &Record, agreement: &Agreement, last: Option<LastShown>) -> De
 }
 
 fn shown(lane: Lane) -> Option<LastShown> {
-    Some(LastShown { share_n: 4, lane, standing: Standing::Shown })
+    Some(LastShown { share_n: 4, lane, standing: Standing::Shown, since_version: 1 })
 }
 
 fn view_of(decision: Decision) -> View {
@@ -223,7 +224,7 @@ fn an_expired_record_is_not_shown_anew() {
     let agreement = pair(vec![clause(Grant::EventSummary)]);
     assert_eq!(decide(&record, &agreement, None), nothing(Withhold::Expired));
     for standing in [Standing::Last, Standing::Left] {
-        let last = Some(LastShown { share_n: 2, lane: Lane::Routine, standing });
+        let last = Some(LastShown { share_n: 2, lane: Lane::Routine, standing, since_version: 1 });
         assert_eq!(decide(&record, &agreement, last), nothing(Withhold::Expired));
     }
     record.meta.sensitivity = Sensitivity::Local;
@@ -372,7 +373,7 @@ fn a_reopened_event_is_shown_again() {
         if let Decision::Show(view) = &decision {
             seen.push((view.share_n, view.last));
         }
-        last = decision.shown().or(last);
+        last = decision.shown(last.as_ref(), 1).or(last);
     }
     assert_eq!(seen, [(1, false), (2, true), (3, false), (4, true)]);
 }
@@ -504,9 +505,11 @@ fn agreements() -> impl Strategy<Value = Agreement> {
         1 => Just(vec!["daluba", "zhoubai"]),
     ];
     let retention = prop::option::of(1_u32..20);
-    (parties, prop::collection::vec(clauses(), 0..5), 0_i64..12, retention).prop_map(
-        |(parties, clauses, days, retention_days)| {
+    let force = prop_oneof![6 => Just(Force::InForce), 1 => prop::sample::select(Force::ALL)];
+    (parties, prop::collection::vec(clauses(), 0..5), 0_i64..12, retention, force).prop_map(
+        |(parties, clauses, days, retention_days, force)| {
             let mut agreement = agreement(&parties, clauses);
+            agreement.force = force;
             agreement.retention_days = retention_days;
             agreement.ended_at = NOW.plus_days(days);
             agreement
@@ -516,8 +519,10 @@ fn agreements() -> impl Strategy<Value = Agreement> {
 
 fn memories() -> impl Strategy<Value = Option<LastShown>> {
     let standings = vec![Standing::Shown, Standing::Last, Standing::Left];
-    let memory = (1_u64..9, prop::sample::select(Lane::ALL), prop::sample::select(standings))
-        .prop_map(|(share_n, lane, standing)| LastShown { share_n, lane, standing });
+    let memory =
+        (1_u64..9, prop::sample::select(Lane::ALL), prop::sample::select(standings)).prop_map(
+            |(share_n, lane, standing)| LastShown { share_n, lane, standing, since_version: 1 },
+        );
     prop::option::of(memory)
 }
 
@@ -563,7 +568,7 @@ proptest! {
                 Decision::Leave(_) => prop_assert!(visible, "a leave follows a view"),
                 Decision::Nothing(_) => {}
             }
-            if let Some(shown) = decision.shown() {
+            if let Some(shown) = decision.shown(last.as_ref(), 1) {
                 prop_assert!(last.is_none_or(|last| last.share_n < shown.share_n));
                 prop_assert!(!visible || last.is_some_and(|last| shown.lane <= last.lane));
                 last = Some(shown);

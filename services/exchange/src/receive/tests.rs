@@ -12,7 +12,7 @@ fn routine() -> StreamId {
 /// A log, and a core on an open link that has applied nothing of it.
 fn opened(count: usize) -> (Log, Receiver) {
     let log = Log::of(&routine(), count);
-    let mut receiver = Receiver::new(Vec::new(), NOW);
+    let mut receiver = Receiver::new(Vec::new(), &BTreeMap::new(), NOW);
     receiver.open(&[Lane::Alert, Lane::Routine]);
     (log, receiver)
 }
@@ -51,8 +51,8 @@ fn segments_gather_while_a_range_is_applied() {
     assert!(comes(&mut receiver, &log, 4, 6).is_empty());
     assert_eq!(told(&applied(&mut receiver, &log, 2)), ["receipt 2", "take 3-6"]);
     assert_eq!(told(&applied(&mut receiver, &log, 6)), ["receipt 6"]);
-    // What was applied comes again: of no use.
-    assert!(comes(&mut receiver, &log, 3, 6).is_empty());
+    // What was applied comes again: of no use, but to tell who sent it how far this is.
+    assert_eq!(told(&comes(&mut receiver, &log, 3, 6)), ["receipt 6"]);
     assert_eq!(told(&comes(&mut receiver, &log, 5, 9)), ["take 5-9"]);
 }
 
@@ -76,7 +76,7 @@ fn a_hole_is_asked_for_once_and_the_stream_goes_on_when_it_is_filled() {
 fn a_head_beyond_the_cursor_names_a_hole() {
     let (log, mut receiver) = opened(9);
     comes(&mut receiver, &log, 1, 2);
-    let head = |seq: usize| Event::Head(routine(), log.positions[seq]);
+    let head = |seq: usize| Event::Head(routine(), log.positions[seq], NOW);
     // Not while something is being applied.
     assert!(receiver.step(head(4)).is_empty());
     applied(&mut receiver, &log, 2);
@@ -102,7 +102,7 @@ fn a_refused_range_is_asked_for_again_twice_and_then_waits_for_a_person() {
     comes(&mut receiver, &log, 1, 2);
     let refused = Outcome::Refused(start, Reason::SignatureInvalid);
     let effects = receiver.step(Event::Taken(routine(), refused));
-    assert_eq!(told(&effects), ["SIGNATURE_INVALID", "CHAIN_BROKEN"]);
+    assert_eq!(told(&effects), ["SIGNATURE_INVALID"]);
     assert!(comes(&mut receiver, &log, 1, 2).is_empty());
 }
 
@@ -129,7 +129,7 @@ fn another_link_may_go_on_any_number_of_times() {
 #[test]
 fn a_range_that_was_known_changes_nothing() {
     let log = Log::of(&routine(), 4);
-    let mut receiver = Receiver::new(vec![(routine(), log.positions[2], 1)], NOW);
+    let mut receiver = Receiver::new(vec![(routine(), log.positions[2], 1)], &BTreeMap::new(), NOW);
     assert_eq!(told(&comes(&mut receiver, &log, 1, 4)), ["take 1-4"]);
     assert!(receiver.step(Event::Taken(routine(), Outcome::Known)).is_empty());
     let standing = receiver.standings().next().unwrap().1;
@@ -147,9 +147,9 @@ fn a_fork_pauses_its_stream_and_no_other() {
     let other = Log::of(&stream("xiaonanhai", Lane::Routine), 2);
     assert_eq!(told(&comes(&mut receiver, &other, 1, 2)), ["take 1-2"]);
     // A head beside the cursor proves one too.
-    let mut receiver = Receiver::new(vec![(routine(), log.positions[2], 0)], NOW);
+    let mut receiver = Receiver::new(vec![(routine(), log.positions[2], 0)], &BTreeMap::new(), NOW);
     let beside = Position { seq: 2, h: [0; 32] };
-    assert_eq!(told(&receiver.step(Event::Head(routine(), beside))), ["STREAM_FORKED"]);
+    assert_eq!(told(&receiver.step(Event::Head(routine(), beside, NOW))), ["STREAM_FORKED"]);
     assert!(comes(&mut receiver, &log, 3, 4).is_empty());
 }
 
@@ -203,9 +203,58 @@ fn a_stream_without_fresh_word_is_late_once() {
     assert!(tick(65_000).is_empty());
     assert_eq!(tick(65_001), ["late"]);
     assert!(tick(70_000).is_empty());
-    assert!(receiver.standings().next().unwrap().1.head_late);
-    receiver.step(Event::Head(routine(), log.positions[2]));
-    assert!(!receiver.standings().next().unwrap().1.head_late);
+    let late = |receiver: &Receiver| receiver.standings().next().unwrap().1.head_late;
+    assert!(late(&receiver));
+    receiver.step(Event::Head(routine(), log.positions[2], NOW));
+    assert!(!late(&receiver));
+    // What was shown before is no fresh word, however often it is said.
+    receiver.step(Event::Tick(NOW.plus_millis(130_000)));
+    receiver.step(Event::Head(routine(), log.positions[2], NOW));
+    comes(&mut receiver, &log, 1, 2);
+    assert_eq!(told(&receiver.step(Event::Tick(NOW.plus_millis(135_002)))), ["late"]);
+    receiver.step(Event::Head(routine(), log.positions[2], NOW.plus_millis(1)));
+    assert!(!late(&receiver));
+}
+
+#[test]
+fn a_gateway_that_hangs_up_gains_no_time_by_it() {
+    let log = Log::of(&routine(), 2);
+    let position = || vec![(routine(), log.positions[2], 0)];
+    let mut heard = BTreeMap::new();
+    let mut late = 0;
+    for link in 0..4 {
+        // What passes between two links does not count: nobody could have said anything.
+        let opened = NOW.plus_millis(link * 3_600_000);
+        let mut receiver = Receiver::new(position(), &heard, opened);
+        receiver.step(Event::Head(routine(), log.positions[2], NOW));
+        late += receiver.step(Event::Tick(opened.plus_millis(20_000))).len();
+        heard = receiver.heard();
+    }
+    // The first head was new; three times twenty seconds later it is not late yet, with the fourth it is.
+    assert_eq!(late, 1);
+}
+
+#[test]
+fn another_hash_that_another_party_signed_for_is_told_and_stops_nothing() {
+    let (log, mut receiver) = opened(9);
+    let other: RegionId = "xiaonanhai".parse().unwrap();
+    let signed = |receiver: &mut Receiver, position| {
+        told(&receiver.step(Event::Receipt(routine(), other.clone(), position)))
+    };
+    comes(&mut receiver, &log, 1, 2);
+    applied(&mut receiver, &log, 2);
+    assert!(signed(&mut receiver, log.positions[2]).is_empty());
+    let forked = |seq: usize| Position { h: [0; 32], ..log.positions[seq] };
+    assert_eq!(signed(&mut receiver, forked(2)), ["STREAM_FORKED"]);
+    // What is not here yet is compared when it is, also where it is not the end of what is applied together.
+    assert!(signed(&mut receiver, forked(4)).is_empty());
+    comes(&mut receiver, &log, 3, 3);
+    comes(&mut receiver, &log, 4, 4);
+    comes(&mut receiver, &log, 5, 6);
+    assert_eq!(told(&applied(&mut receiver, &log, 3)), ["receipt 3", "take 4-6"]);
+    assert_eq!(told(&applied(&mut receiver, &log, 6)), ["receipt 6", "STREAM_FORKED"]);
+    assert!(signed(&mut receiver, log.positions[4]).is_empty());
+    assert_eq!(told(&comes(&mut receiver, &log, 7, 7)), ["take 7-7"]);
 }
 
 #[test]
@@ -246,7 +295,7 @@ impl Line {
             disk: disk.collect(),
             logs,
             sender: Sender::new(LANES, Vec::new(), NOW),
-            receiver: Receiver::new(Vec::new(), NOW),
+            receiver: Receiver::new(Vec::new(), &BTreeMap::new(), NOW),
             assembler: Assembler::new(seal::key::sha256),
             cuts: Vec::new(),
             takes: Vec::new(),
@@ -267,7 +316,7 @@ impl Line {
         self.sender = Sender::new(LANES, durable, self.now);
         let applied: Vec<_> = self.disk.iter().map(|(of, at, _)| (of.clone(), *at)).collect();
         let positions = applied.iter().map(|(of, at)| (of.clone(), *at, 0)).collect();
-        self.receiver = Receiver::new(positions, self.now);
+        self.receiver = Receiver::new(positions, &self.receiver.heard(), self.now);
         let grants = self.receiver.open(LANES);
         self.received(grants);
         self.send(send::Event::Welcomed { stored: applied, resumes: Vec::new() });
@@ -287,7 +336,7 @@ impl Line {
                 }
                 send::Effect::Send(piece) => self.carry(piece),
                 send::Effect::Head(stream, at) => {
-                    let effects = self.receiver.step(Event::Head(stream, at));
+                    let effects = self.receiver.step(Event::Head(stream, at, self.now));
                     self.received(effects);
                 }
                 send::Effect::WentBack(_) => panic!("nobody was restored"),

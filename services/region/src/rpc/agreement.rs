@@ -1,9 +1,10 @@
 //! `AgreementService`: what this region shares, and how far it has got.
 
-use super::{Services, bundle, explain};
+use super::{Services, bundle, erase, explain};
 use crate::hosted::Hosted;
 use crate::status::{malformed, refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
+use domain::agreement::{Agreement, AgreementState};
 use domain::kernel::Reason;
 use domain::stream::StreamId;
 use exchange::status::State;
@@ -22,8 +23,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// How often the states are sent.
 const STATES_EVERY: Duration = Duration::from_secs(1);
-/// Of a link's last error.
+/// Of the last errors of all links.
 const LINK_ERROR_BYTES_MAX: usize = 256;
+const ERRORS_BETWEEN: &str = "; ";
 /// Seqs of parked entries in a digest's answer.
 const PARKED_MAX: u32 = 1_000;
 
@@ -36,10 +38,25 @@ impl AgreementService for Services {
         let (region, caller) =
             self.caller(&request, "wuling.agreement.v1.AgreementService/ListAgreements").await?;
         let purpose = super::purpose(request.into_inner().purpose)?;
-        let agreements: Vec<pb::Agreement> =
-            region.book.agreements.values().map(|signed| (&signed.agreement).into()).collect();
+        let (book, now) = (region.book(), region.now());
+        let held = || book.agreements.values().map(|signed| &signed.agreement);
+        let agreements: Vec<pb::Agreement> = held().map(Into::into).collect();
+        let state = |agreement: &Agreement| {
+            let in_force = region.store.version_in_force(agreement.agreement_id);
+            if in_force.is_some_and(|in_force| in_force > agreement.version) {
+                return pb::AgreementState::Superseded;
+            }
+            match agreement.state(now) {
+                AgreementState::Agreed => pb::AgreementState::Agreed,
+                AgreementState::InForce => pb::AgreementState::InForce,
+                AgreementState::Suspended => pb::AgreementState::Suspended,
+                AgreementState::Closing => pb::AgreementState::Closing,
+                AgreementState::Ready => pb::AgreementState::Ready,
+            }
+        };
+        let states = held().map(|agreement| state(agreement).into()).collect();
         region.disclose(&caller, purpose, "ListAgreements", (0, 0), 0).await.map_err(unwritten)?;
-        Ok(Response::new(pb::ListAgreementsResponse { agreements }))
+        Ok(Response::new(pb::ListAgreementsResponse { agreements, states }))
     }
 
     type WatchStreamsStream =
@@ -107,6 +124,35 @@ impl AgreementService for Services {
         Ok(Response::new(answer))
     }
 
+    async fn erase_record(
+        &self,
+        request: Request<pb::EraseRecordRequest>,
+    ) -> Result<Response<pb::EraseRecordResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/EraseRecord").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        // On record before it is done: what was there cannot be looked at afterwards.
+        region.disclose(&caller, purpose, "EraseRecord", (0, 0), 1).await.map_err(unwritten)?;
+        Ok(Response::new(erase::erase(&region, &caller, &request).await?))
+    }
+
+    async fn list_erasures(
+        &self,
+        request: Request<pb::ListErasuresRequest>,
+    ) -> Result<Response<pb::ListErasuresResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/ListErasures").await?;
+        let purpose = super::purpose(request.into_inner().purpose)?;
+        let erasures = erase::list(&region, erase::ERASURES_MAX).await?;
+        let listed = erasures.len();
+        region
+            .disclose(&caller, purpose, "ListErasures", (0, 0), listed)
+            .await
+            .map_err(unwritten)?;
+        Ok(Response::new(pb::ListErasuresResponse { erasures }))
+    }
+
     async fn explain_record(
         &self,
         request: Request<pb::ExplainRecordRequest>,
@@ -154,9 +200,13 @@ impl AgreementService for Services {
     }
 }
 
-/// Why the link is down, no longer than an answer carries.
+/// Why links are down, no longer than an answer carries: each gateway has an equal part of it.
 pub(super) fn link_error(links: &State) -> String {
-    links.error[..links.error.floor_char_boundary(LINK_ERROR_BYTES_MAX)].to_owned()
+    let errors = links.errors();
+    let part = LINK_ERROR_BYTES_MAX / errors.len().max(1);
+    let part = part.saturating_sub(ERRORS_BETWEEN.len());
+    let cut = |error: &String| error[..error.floor_char_boundary(part)].to_owned();
+    errors.iter().map(cut).collect::<Vec<_>>().join(ERRORS_BETWEEN)
 }
 
 async fn watch_states(
@@ -182,6 +232,7 @@ async fn watch_states(
 
 async fn states(region: &Hosted) -> Result<pb::WatchStreamsResponse, ReadError> {
     let links = region.links.get();
+    let received = links.received();
     let receipts: HashMap<_, _> = region
         .store
         .list_receipts()
@@ -189,10 +240,10 @@ async fn states(region: &Hosted) -> Result<pb::WatchStreamsResponse, ReadError> 
         .into_iter()
         .map(|receipt| ((receipt.stream.clone(), receipt.party.clone()), receipt))
         .collect();
+    let book = region.book();
     let mut streams = Vec::new();
     for row in region.store.list_streams().await? {
-        let Some(agreement) = region.book.agreement(row.stream.agreement, row.stream.version)
-        else {
+        let Some(agreement) = book.agreement(row.stream.agreement, row.stream.version) else {
             continue;
         };
         for party in agreement.parties.iter().filter(|party| party.region != *region.region()) {
@@ -201,7 +252,7 @@ async fn states(region: &Hosted) -> Result<pb::WatchStreamsResponse, ReadError> 
                 stream: Some((&row.stream).into()),
                 party_region: party.region.to_string(),
                 last_seq: row.position.seq,
-                stored_seq: links.stored.get(&row.stream).copied().unwrap_or(0),
+                stored_seq: links.stored(&row.stream),
                 applied_seq: receipt.map_or(0, |receipt| receipt.position.seq),
                 parked_count: receipt.map_or(0, |receipt| receipt.parked_count),
                 head_late: false,
@@ -209,7 +260,7 @@ async fn states(region: &Hosted) -> Result<pb::WatchStreamsResponse, ReadError> 
         }
     }
     for row in region.store.list_inboxes().await? {
-        let standing = links.received.get(&row.stream);
+        let standing = received.get(&row.stream);
         streams.push(pb::StreamState {
             stream: Some((&row.stream).into()),
             party_region: region.region().to_string(),
@@ -223,7 +274,7 @@ async fn states(region: &Hosted) -> Result<pb::WatchStreamsResponse, ReadError> 
     }
     Ok(pb::WatchStreamsResponse {
         streams,
-        link_up: links.links_up > 0,
+        link_up: links.link_up(),
         link_error: link_error(&links),
         server_time: Some(encode_time(region.now())),
     })

@@ -18,7 +18,8 @@ type Out = mpsc::Sender<Result<pb::ExportBundleResponse, Status>>;
 /// The party that a bundle is for.
 pub(super) fn party(region: &Hosted, id: &str) -> Result<RegionId, Status> {
     let to = RegionId::parse(id).map_err(|_| refuse(Reason::RegionUnknown))?;
-    let agreements = region.book.agreements.values();
+    let book = region.book();
+    let agreements = book.agreements.values();
     let shares = agreements.map(|signed| &signed.agreement).any(|agreed| agreed.has_party(&to));
     if to == *region.region() || !shares { Err(refuse(Reason::NotAParty)) } else { Ok(to) }
 }
@@ -52,8 +53,7 @@ pub(super) async fn import(
     region: &Hosted,
     mut parts: Streaming<pb::ImportBundleRequest>,
 ) -> Result<(pb::ImportBundleResponse, Purpose), Status> {
-    let home = region.home();
-    let mut import = Import::begin(&home).await.map_err(|error| unreadable(&error))?;
+    let mut import = Import::begin(region.home()).await.map_err(|error| unreadable(&error))?;
     let mut purpose = None;
     while let Some(request) = parts.message().await? {
         if purpose.is_none() {

@@ -20,7 +20,9 @@ impl DirectoryService for Services {
         let request = request.into_inner();
         let purpose = super::purpose(request.purpose)?;
         let id = super::device::region_or_own(&request.region_id, region.region())?;
-        let found = region.book.find_region(&id).ok_or_else(|| refuse(Reason::RegionUnknown))?;
+        let book = region.book();
+        let found = book.directory().regions.get(&id);
+        let found = found.ok_or_else(|| refuse(Reason::RegionUnknown))?;
         region.disclose(&caller, purpose, "GetRegion", (0, 0), 1).await.map_err(unwritten)?;
         Ok(Response::new(pb::GetRegionResponse { region: Some(found.into()) }))
     }
@@ -43,7 +45,8 @@ impl DirectoryService for Services {
                     .map_err(|_| refuse(Reason::PageTokenInvalid))?,
             )
         };
-        let directory = &region.book.directory;
+        let book = region.book();
+        let directory = book.directory();
         let regions: Vec<pb::Region> = directory
             .regions
             .range((start, Bound::Unbounded))

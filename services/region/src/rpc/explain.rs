@@ -57,7 +57,7 @@ pub(super) async fn explain_record(
     Ok(pb::ExplainRecordResponse {
         revision,
         sharings,
-        link_up: links.links_up > 0,
+        link_up: links.link_up(),
         link_error: super::agreement::link_error(&links),
         server_time: Some(encode_time(region.now())),
     })
@@ -78,7 +78,8 @@ async fn own(
     let receipts: HashMap<_, _> =
         receipts.iter().map(|row| ((&row.stream, &row.party), row)).collect();
     let mut sharings = Vec::new();
-    for signed in region.book.agreements.values() {
+    let book = region.book();
+    for signed in region.in_force(&book) {
         let agreement = &signed.agreement;
         if party.is_some_and(|party| !agreement.has_party(party)) {
             continue;
@@ -95,7 +96,9 @@ async fn own(
             .filter(|other| *other != region.region())
             .filter(|other| party.is_none_or(|party| party == *other))
             .map(|other| {
-                let delivered = at.as_ref().map(|(stream, seq)| {
+                // Nothing is sealed any more to one who was revoked or has left.
+                let believed = book.find_party(agreement, other).is_some();
+                let delivered = at.as_ref().filter(|_| believed).map(|(stream, seq)| {
                     let receipt = receipts.get(&(stream, other)).copied();
                     delivery(region, links, stream, *seq, receipt)
                 });
@@ -110,7 +113,7 @@ async fn own(
 
 /// What the terms say of a record now.
 fn ruled(region: &Hosted, record: &Record, agreement: &Agreement) -> pb::Sharing {
-    let ruling = explain(record, agreement, &region.book.directory, region.now());
+    let ruling = explain(record, agreement, region.book().directory(), region.now());
     pb::Sharing {
         agreement_id: Bytes::copy_from_slice(agreement.agreement_id.as_bytes()),
         agreement_version: agreement.version,
@@ -132,13 +135,6 @@ async fn newest(
 ) -> Result<Option<(StreamId, u64)>, ReadError> {
     (sharing.standing, sharing.lane) = (last.standing.code(), last.lane.code());
     sharing.share_n = last.share_n;
-    let stream = StreamId {
-        origin: region.region().clone(),
-        epoch: region.store.epoch(),
-        agreement: agreement.agreement_id,
-        version: agreement.version,
-        lane: last.lane,
-    };
     let is_it = |bytes: &Bytes| match entry::decode(bytes.clone()) {
         Ok(Entry::View(head, _)) => (head.record_id, head.share_n) == (record, last.share_n),
         Ok(Entry::Leave { record_id, share_n, .. }) => {
@@ -146,8 +142,24 @@ async fn newest(
         }
         _ => false,
     };
-    let found = region.store.find_entry_with(&stream, record, |held| is_it(&held.entry)).await?;
-    let Some(found) = found else { return Ok(None) };
+    // What an earlier version has shown stays where it was, unless what is open was shown anew.
+    let mut found = None;
+    for version in (last.since_version..=agreement.version).rev() {
+        let stream = StreamId {
+            origin: region.region().clone(),
+            epoch: region.store.epoch(),
+            agreement: agreement.agreement_id,
+            version,
+            lane: last.lane,
+        };
+        let entry =
+            region.store.find_entry_with(&stream, record, |held| is_it(&held.entry)).await?;
+        if let Some(entry) = entry {
+            found = Some((stream, entry));
+            break;
+        }
+    }
+    let Some((stream, found)) = found else { return Ok(None) };
     match entry::decode(found.entry) {
         Ok(Entry::View(head, view)) => {
             sharing.revision = Some((&head.revision).into());
@@ -172,7 +184,7 @@ fn delivery(
     receipt: Option<&ReceiptRow>,
 ) -> pb::Delivery {
     let Some(receipt) = receipt.filter(|receipt| receipt.position.seq >= seq) else {
-        let stored = links.stored.get(stream).copied().unwrap_or(0);
+        let stored = links.stored(stream);
         let state =
             if stored >= seq { pb::DeliveryState::Stored } else { pb::DeliveryState::Queued };
         return pb::Delivery { state: state.into(), ..pb::Delivery::default() };
@@ -194,7 +206,8 @@ fn parked(region: &Hosted, receipt: &ReceiptRow) -> Vec<(u64, Reason)> {
         return Vec::new();
     }
     let object = kernel::SignedObject::decode(receipt.signed.clone()).ok();
-    let key = region.book.find_region(&receipt.party).map(|party| party.signing_key);
+    let book = region.book();
+    let key = book.find_region(&receipt.party).map(|party| party.signing_key);
     let read =
         object.zip(key).and_then(|(object, key)| signed::Receipt::verify(&object, &key).ok());
     read.map(|receipt| receipt.parked).unwrap_or_default()
@@ -228,7 +241,8 @@ fn came(region: &Hosted, found: ViewFound) -> Option<pb::Sharing> {
         (came.source?, came.view)
     };
     let id = AgreementId::from_slice(&source.agreement_id);
-    let agreement = id.and_then(|id| region.book.agreement(id, source.agreement_version));
+    let book = region.book();
+    let agreement = id.and_then(|id| book.agreement(id, source.agreement_version));
     let standing = match &view {
         None => pb::Standing::Left,
         Some(view) if view.last => pb::Standing::Last,
@@ -288,11 +302,12 @@ pub(super) async fn preview(
         }
     };
     let outgoing = Outgoing::new(&record);
-    let agreements = region.book.agreements.values().map(|signed| &signed.agreement);
+    let book = region.book();
+    let agreements = region.in_force(&book).map(|signed| &signed.agreement);
     let sharings = agreements
         .map(|agreement| {
             let last = shown.get(agreement.agreement_id);
-            let decision = share(&record, agreement, &region.book.directory, last, region.now());
+            let decision = share(&record, agreement, book.directory(), last, region.now());
             let view = match &decision {
                 Decision::Show(view) => view_of(&outgoing, view),
                 Decision::Nothing(_) | Decision::Leave(_) => None,
@@ -320,7 +335,7 @@ fn decided(sharing: &mut pb::Sharing, decision: &Decision, last: Option<&LastSho
         sharing.unverified = view.unverified;
         sharing.withheld_fields = view.withheld.iter().map(|&field| field.to_owned()).collect();
     }
-    if let Some(shown) = decision.shown().as_ref().or(last) {
+    if let Some(shown) = decision.shown(last, sharing.agreement_version).as_ref().or(last) {
         (sharing.standing, sharing.lane) = (shown.standing.code(), shown.lane.code());
         sharing.share_n = shown.share_n;
     }
@@ -348,10 +363,10 @@ pub(super) async fn dry_run(
         return Err(refuse_field("agreement.parties", "must name this region"));
     }
     let now = region.now();
-    let versions = region.book.agreements.values().map(|signed| &signed.agreement);
-    let before = versions
-        .filter(|known| known.agreement_id == after.agreement_id && known.in_force(now))
-        .max_by_key(|known| known.version);
+    let book = region.book();
+    let mut in_force = region.in_force(&book).map(|signed| &signed.agreement);
+    let before =
+        in_force.find(|known| known.agreement_id == after.agreement_id && known.in_force(now));
     let mut answer = pb::DryRunAgreementResponse {
         version_before: before.map_or(0, |before| before.version),
         ..Default::default()
@@ -391,11 +406,11 @@ fn compare(
     after: &Agreement,
     answer: &mut pb::DryRunAgreementResponse,
 ) {
-    let now = region.now();
+    let (book, now) = (region.book(), region.now());
     let decide = |agreement: &Agreement| {
         // One that begins later is judged as of its beginning.
         let now = now.max(agreement.started_at);
-        let decision = share(record, agreement, &region.book.directory, None, now);
+        let decision = share(record, agreement, book.directory(), None, now);
         if let Decision::Show(view) = decision { Some(view) } else { None }
     };
     let (shown_before, shown) = (before.and_then(decide), decide(after));

@@ -5,6 +5,7 @@ mod bundle;
 pub(crate) mod desk;
 pub(crate) mod device;
 pub(crate) mod directory;
+mod erase;
 mod explain;
 pub(crate) mod patrol;
 pub(crate) mod risk;

@@ -13,7 +13,7 @@ use proto::convert::kernel::encode_time;
 use proto::device::v1 as pb;
 use proto::device::v1::device_service_client::DeviceServiceClient;
 use proto::device::v1::operation::Change;
-use proto::directory::v1::DirectoryKey;
+use proto::directory::v1::{DirectoryKey, TrustSet};
 use proto::kernel::v1::Revision;
 use proto::risk::v1 as risk;
 use proto::risk::v1::risk_service_client::RiskServiceClient;
@@ -117,11 +117,8 @@ impl World {
             .map(|region| (region.region_id.clone(), region.authority_certificate.clone()))
             .collect();
         write_trust(&data, listed, clock.now());
-        let hosted = ["xiaonanhai", "zhoubai"].map(|name| HostedConfig {
-            region: slug(name),
-            gateway: None,
-            gateway_endpoint: None,
-        });
+        let hosted = ["xiaonanhai", "zhoubai"]
+            .map(|name| HostedConfig { region: slug(name), gateways: Vec::new() });
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut config = Config::new(data, listen, hosted.to_vec());
         config.shutdown_grace_s = 2;
@@ -386,15 +383,14 @@ fn write_trust(data: &std::path::Path, regions: Vec<Region>, now: Timestamp) {
         created_at: now,
         regions: regions.into_iter().map(|region| (region.region_id.clone(), region)).collect(),
         gateways: [(gateway_id, gateway)].into(),
+        freshness_key: None,
     };
     let sign = |tag, body: Vec<u8>, key| signed::sign(tag, body, trust::AUTHORITY, key);
     let vouched = sign(tag::DIRECTORY_KEY, vouched.encode_to_vec(), &root);
     let listed = sign(tag::DIRECTORY, convert::directory::encode(&directory).to_vec(), &key);
-    let files: [(&str, Vec<u8>); 3] = [
-        ("root.pub", root.public().to_vec()),
-        ("directory-key.signed", vouched.encode_to_vec()),
-        ("directory.signed", listed.encode_to_vec()),
-    ];
+    let set = TrustSet { directory_key: Some(vouched), directory: Some(listed), freshness: None };
+    let files: [(&str, Vec<u8>); 2] =
+        [("root.pub", root.public().to_vec()), ("linkage.signed", set.encode_to_vec())];
     std::fs::create_dir_all(data.join("trust")).expect("a folder");
     for (name, bytes) in files {
         std::fs::write(data.join("trust").join(name), bytes).expect("written");

@@ -42,6 +42,8 @@ fn hello() -> Hello {
         lanes: vec![Lane::Alert, Lane::Routine],
         applied: vec![(stream.clone(), start), (stream, Position { seq: 3, h: [3; 32] })],
         software: "wuling 0.1.0".into(),
+        trust: Default::default(),
+        agreements: Vec::new(),
     }
 }
 

@@ -4,12 +4,20 @@
 
 use crate::fixture::{Counter, NOW, bytes, entries, region, sealed, stream};
 use bytes::Bytes;
-use domain::kernel::{Lane, Reason};
+use domain::directory::{Directory, Gateway, Region, RegionLevel};
+use domain::freshness::{AgreementHead, Freshness, Member, Revocation};
+use domain::kernel::{GatewayId, Lane, LinkageId, Reason, RegionId, Timestamp};
+use domain::outline::Outline;
 use domain::stream::{Position, StreamId};
+use prost::Message as _;
+use proto::convert::{directory, freshness, kernel::encode_time};
+use proto::directory::v1::{DirectoryKey, TrustSet};
 use proto::kernel::v1::SignedObject;
 use seal::batch::{self, DeviceKey};
+use seal::key::{SigningKey, key_fingerprint, sha256};
 use seal::segment::{Segment, segment_id};
-use seal::signed::{Head, Hello, Receipt};
+use seal::signed::{self, Head, Hello, Receipt};
+use seal::trust::{AUTHORITY, Trust};
 use seal::{chain, key, tag};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -50,6 +58,7 @@ fn computed() -> Value {
         "receipt": receipt(),
         "head": head(),
         "hello": hello(),
+        "trust": trust(),
     })
 }
 
@@ -66,6 +75,7 @@ fn tags() -> Value {
         "agreement": hex(tag::AGREEMENT),
         "directory": hex(tag::DIRECTORY),
         "directory-key": hex(tag::DIRECTORY_KEY),
+        "freshness": hex(tag::FRESHNESS),
         "batch": hex(tag::BATCH),
     })
 }
@@ -104,10 +114,14 @@ fn chain_of(stream: &StreamId) -> Value {
     })
 }
 
-/// Fields of a signed object with one signature, and the key that made it.
+/// Fields of a signed object that one region signed, and its key.
 fn object(object: &SignedObject) -> Value {
+    object_by(object, &region(&object.signatures[0].signer).signing)
+}
+
+/// Fields of a signed object with one signature, and the key that made it.
+fn object_by(object: &SignedObject, signing: &SigningKey) -> Value {
     let [signature] = object.signatures.as_slice() else { panic!("one signature") };
-    let signing = region(&signature.signer).signing;
     json!({
         "seed": hex(&signing.seed()),
         "public": hex(&signing.public()),
@@ -145,8 +159,107 @@ fn hello() -> Value {
         lanes: Lane::ALL.to_vec(),
         applied: vec![(stream(Lane::Routine), Position { seq: 12, h: [12; 32] })],
         software: "vectors".into(),
+        trust: Default::default(),
+        agreements: Vec::new(),
     };
     object(&hello.sign(&region("xianfeng").signing))
+}
+
+fn linkage() -> LinkageId {
+    "wuling".parse().unwrap()
+}
+
+fn gateway_id() -> GatewayId {
+    "gw-1".parse().unwrap()
+}
+
+/// Two regions, of which one is revoked further down, and a gateway.
+fn listed(freshness_key: [u8; 32]) -> Directory {
+    let regions = ["xianfeng", "xiaonanhai"].map(|slug| {
+        let keys = region(slug);
+        let listed = Region {
+            region_id: keys.id.clone(),
+            level: RegionLevel::County,
+            codes: Vec::new(),
+            name_zh: slug.to_owned(),
+            name_en: slug.to_owned(),
+            superior: None,
+            signing_key: keys.signing.public(),
+            sealing_key: keys.sealing.public(),
+            authority_certificate: b"a certificate".to_vec(),
+            endpoint: String::new(),
+            outline: Outline::default(),
+        };
+        (keys.id, listed)
+    });
+    let gateway = Gateway {
+        gateway_id: gateway_id(),
+        authority_certificate: b"a certificate".to_vec(),
+        endpoint: "localhost:7444".to_owned(),
+    };
+    Directory {
+        linkage_id: linkage(),
+        version: 7,
+        created_at: NOW,
+        regions: regions.into(),
+        gateways: [(gateway_id(), gateway)].into(),
+        freshness_key: Some(freshness_key),
+    }
+}
+
+/// What is newest: a region is revoked with the key that the directory names, the gateway with one that it
+/// had before.
+fn newest(directory_sha256: [u8; 32]) -> Freshness {
+    let keys = region("xianfeng");
+    let head = AgreementHead { version: 3, sha256: [3; 32] };
+    let revoked = |member, key_sha256| Revocation { member, key_sha256, revoked_at: NOW };
+    Freshness {
+        linkage_id: linkage(),
+        created_at: fresh_at(),
+        directory_version: 7,
+        directory_sha256,
+        revocations: vec![
+            revoked(Member::Region(keys.id), key_fingerprint(&keys.signing.public())),
+            revoked(Member::Gateway(gateway_id()), sha256(b"an older certificate")),
+        ],
+        agreements: [(stream(Lane::Routine).agreement, head)].into(),
+    }
+}
+
+fn fresh_at() -> Timestamp {
+    NOW.plus_millis(300_000)
+}
+
+/// A trust set, and who is believed by it.
+fn trust() -> Value {
+    let [root, directory_key, freshness_key] =
+        ["root", "directory", "freshness"].map(|name| region(name).signing);
+    let vouched = DirectoryKey {
+        linkage_id: linkage().to_string(),
+        key: Bytes::copy_from_slice(&directory_key.public()),
+        create_time: Some(encode_time(NOW.plus_days(-1))),
+        expire_time: Some(encode_time(NOW.plus_days(89))),
+    };
+    let vouched = signed::sign(tag::DIRECTORY_KEY, vouched.encode_to_vec(), AUTHORITY, &root);
+    let body = directory::encode(&listed(freshness_key.public()));
+    let said = freshness::encode(&newest(sha256(&body)));
+    let directory = signed::sign(tag::DIRECTORY, body, AUTHORITY, &directory_key);
+    let freshness = signed::sign(tag::FRESHNESS, said, AUTHORITY, &freshness_key);
+    let parts = json!({
+        "directory_key": object_by(&vouched, &root),
+        "directory": object_by(&directory, &directory_key),
+        "freshness": object_by(&freshness, &freshness_key),
+    });
+    let [directory_key, directory, freshness] = [vouched, directory, freshness].map(Some);
+    let set = TrustSet { directory_key, directory, freshness };
+    json!({
+        "parts": parts,
+        "bytes": hex(&set.encode_to_vec()),
+        "directory_version": 7,
+        "freshness_time_us": fresh_at().micros(),
+        "regions_believed": ["xiaonanhai"],
+        "gateways_believed": ["gw-1"],
+    })
 }
 
 fn new_segment() -> Value {
@@ -208,7 +321,6 @@ fn the_segment_of_the_file_opens_with_the_keys_beside_it() {
 /// HPKE draws an ephemeral key, so only the wraps and the signature over them may differ.
 #[test]
 fn a_segment_sealed_today_is_the_one_of_the_file_but_for_its_wraps() {
-    use prost::Message;
     let decode = |bytes: Bytes| proto::exchange::v1::Segment::decode(bytes).unwrap();
     let old = decode(unhex(&read()["segment"]["bytes"]).into());
     let stream = stream(Lane::Alert);
@@ -219,6 +331,25 @@ fn a_segment_sealed_today_is_the_one_of_the_file_but_for_its_wraps() {
     assert_eq!(new.sealed.len(), old.sealed.len());
     assert_eq!(new.wraps.len(), old.wraps.len());
     assert_ne!(new.wraps, old.wraps);
+}
+
+#[test]
+fn the_trust_set_of_the_file_says_who_is_believed() {
+    let vector = &read()["trust"];
+    let root = unhex(&vector["parts"]["directory_key"]["public"]).try_into().unwrap();
+    let set = TrustSet::decode(unhex(&vector["bytes"]).as_slice()).unwrap();
+    let trust = Trust::read(&root, set).unwrap();
+    let mark = trust.mark();
+    assert_eq!(vector["directory_version"], mark.directory_version);
+    assert_eq!(vector["freshness_time_us"], mark.freshness_at.unwrap().micros());
+    let regions = trust.directory.regions.keys();
+    let regions: Vec<_> =
+        regions.filter(|id| trust.find_region(id).is_some()).map(RegionId::as_str).collect();
+    assert_eq!(vector["regions_believed"], json!(regions));
+    let gateways = trust.directory.gateways.keys();
+    let gateways: Vec<_> =
+        gateways.filter(|id| trust.find_gateway(id).is_some()).map(GatewayId::as_str).collect();
+    assert_eq!(vector["gateways_believed"], json!(gateways));
 }
 
 #[test]

@@ -80,10 +80,11 @@ pub(crate) enum Job {
     Receipt(Call<GatewayReceipt, ReceiptVerdict>),
     Head(Call<(StreamId, Bytes), ()>),
     Agreement(Call<AgreementRow, ()>),
+    Replace(Call<(StreamId, u64, u64), ()>),
 }
 
 /// Names of the kinds of jobs, in the order of [`Answer::kind`].
-const JOB_KINDS: &[&str] = &["segments", "receipt", "head", "agreement"];
+const JOB_KINDS: &[&str] = &["segments", "receipt", "head", "agreement", "replace"];
 
 impl Store {
     /// Opens or makes the store of `gateway` at `path`. The writer must be run on a thread of its own.
@@ -96,7 +97,12 @@ impl Store {
         let (queue, jobs) = Queue::new();
         let (committed, _) = broadcast::channel(COMMITS_KEPT);
         let memory = Memory::load(&conn)?;
-        let state = State { memory, pending: Pending::default(), committed: committed.clone() };
+        let state = State {
+            memory,
+            pending: Pending::default(),
+            unsettled: false,
+            committed: committed.clone(),
+        };
         let readers = sqlite::open_readers(path).await?;
         let pool = readers.clone();
         let metrics = Metrics::new(gateway.to_string(), path, "gateway.write", JOB_KINDS, pool);
@@ -122,6 +128,18 @@ impl Store {
     /// Hears of every commit from now on. A listener that falls behind is told how many it missed.
     pub fn listen(&self) -> broadcast::Receiver<Committed> {
         self.committed.subscribe()
+    }
+
+    /// Deletes each packaging of a range; who lacks it is given what the origin seals anew.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn replace(
+        &self,
+        stream: StreamId,
+        (from_seq, to_seq): (u64, u64),
+    ) -> Result<(), WriteError> {
+        self.queue.call((stream, from_seq, to_seq), Job::Replace).await
     }
 
     /// Stores segments that join on; one verdict each, in order.
@@ -242,6 +260,8 @@ pub(crate) struct Pending {
 pub(crate) struct State {
     memory: Memory,
     pending: Pending,
+    /// What was deleted may still stand in the log.
+    unsettled: bool,
     committed: broadcast::Sender<Committed>,
 }
 
@@ -311,6 +331,10 @@ impl crate::writer::Apply for State {
                     keep_agreement(conn, &call.input)?;
                     call.set(());
                 }
+                Job::Replace(call) => {
+                    segment::delete(self, conn, &call.input)?;
+                    call.set(());
+                }
             }
         }
         segment::write_positions(self, conn)
@@ -327,6 +351,12 @@ impl crate::writer::Apply for State {
         }));
     }
 
+    fn settle(&mut self, conn: &Connection) {
+        if self.unsettled {
+            self.unsettled = !sqlite::empty_log(conn);
+        }
+    }
+
     fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.pending = Pending::default();
         self.memory = Memory::load(conn)?;
@@ -337,7 +367,7 @@ impl crate::writer::Apply for State {
 fn keep_agreement(conn: &Connection, row: &AgreementRow) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO agreement (agreement_id, version, sha256, signed) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (agreement_id, version) DO NOTHING",
+         ON CONFLICT (agreement_id, version) DO UPDATE SET sha256 = excluded.sha256, signed = excluded.signed",
     )?
     .execute((
         row.agreement.as_bytes().as_slice(),
@@ -355,6 +385,7 @@ impl Answer for Job {
             Self::Receipt(call) => call.answer(flushed),
             Self::Head(call) => call.answer(flushed),
             Self::Agreement(call) => call.answer(flushed),
+            Self::Replace(call) => call.answer(flushed),
         }
     }
 
@@ -364,6 +395,7 @@ impl Answer for Job {
             Self::Receipt(_) => 1,
             Self::Head(_) => 2,
             Self::Agreement(_) => 3,
+            Self::Replace(_) => 4,
         }
     }
 }

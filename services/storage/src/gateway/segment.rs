@@ -175,6 +175,21 @@ pub(super) fn store(
     Ok(verdicts)
 }
 
+/// Deletes each packaging of a range; the positions of the stream stay.
+pub(super) fn delete(
+    state: &mut State,
+    conn: &Connection,
+    (stream, from_seq, to_seq): &(StreamId, u64, u64),
+) -> rusqlite::Result<()> {
+    let Some((number, _)) = state.memory.streams.get(stream) else { return Ok(()) };
+    conn.prepare_cached(
+        "DELETE FROM segment WHERE stream_no = ?1 AND last_seq >= ?2 AND first_seq <= ?3",
+    )?
+    .execute((number, int(*from_seq), int(*to_seq)))?;
+    state.unsettled = true;
+    Ok(())
+}
+
 /// A jump over entries that every recipient has receipted: nobody will ever need them from here.
 fn fast_forward(state: &State, segment: &SegmentWrite, last: Position) -> bool {
     let Some((number, _)) = state.memory.streams.get(&segment.stream) else { return false };

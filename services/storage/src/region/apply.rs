@@ -1,13 +1,14 @@
 //! A neighbour's entries become views, with the cursor, in one transaction.
 
 use super::commit::read_revision;
+use super::withdrawal;
 use super::{FeedItem, FeedSource, InboxState, State};
 use crate::sqlite::{Insert, int, select_in, uint};
 use bytes::Bytes;
 use domain::kernel::{Kind, Reason, RecordId, RegionId, Revision, Timestamp};
 use domain::stream::{Position, StreamId};
 use rusqlite::Connection;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 /// A view, or the withdrawal of one.
@@ -42,6 +43,8 @@ pub enum InboxItem {
     View(ViewRow),
     /// A record is no longer shown.
     Withdrawal(ViewRow),
+    /// A record was erased: it is no longer shown, and of its entries only the commitments stay.
+    Erase(ViewRow, Vec<(u64, [u8; 32])>),
     /// Nothing to show; the cursor moves over it.
     Control {
         /// Its salt.
@@ -170,19 +173,30 @@ fn keep_entries(
 ) -> rusqlite::Result<()> {
     let mut views: Vec<Line<'_>> = Vec::with_capacity(apply.entries.len());
     let mut parked: Vec<ParkedLine<'_>> = Vec::new();
-    let mut controls = Vec::new();
+    let mut controls: Vec<ControlLine<'_>> = Vec::new();
+    let mut erased = Vec::new();
+    // Records of which something was taken back, or came late.
+    let mut stirred = HashSet::new();
     // The newest of each record under the agreement, as far as this range has changed it.
     let mut newest = newest_held(conn, apply)?;
     let mut replaced = Vec::new();
     for InboxEntry { seq, item } in &apply.entries {
         match item {
             InboxItem::Control { salt, entry } => controls.push((*seq, salt, entry)),
-            InboxItem::View(view) | InboxItem::Withdrawal(view) => {
+            InboxItem::View(view) | InboxItem::Withdrawal(view) | InboxItem::Erase(view, _) => {
                 let key = (&view.birth_region, view.record_id);
-                let came = (view.revision, view.share_n);
+                let came = (view.revision, view.share_n, apply.stream.version);
                 let is_newest = overrule(&mut newest, key, came, &mut views, &mut replaced);
                 let current = if is_newest { Current::Newest } else { Current::History };
-                let withdrawn = matches!(item, InboxItem::Withdrawal(_));
+                let withdrawn = !matches!(item, InboxItem::View(_));
+                if withdrawn || !is_newest {
+                    stirred.insert(key);
+                }
+                if let InboxItem::Erase(_, entries) = item {
+                    let of =
+                        |(seq, commitment): &(u64, [u8; 32])| (view.record_id, *seq, *commitment);
+                    erased.extend(entries.iter().map(of));
+                }
                 state.memory.feed_seq += 1;
                 let feed_seq = state.memory.feed_seq;
                 views.push(Line { feed_seq, seq: *seq, view, withdrawn, current });
@@ -207,19 +221,39 @@ fn keep_entries(
             .execute((feed_seq, Current::Replaced.code()))?;
     }
     write_views(conn, inbox.number, &views)?;
-    CONTROL.write(conn, &controls, |(seq, salt, entry), to| {
-        to.put(inbox.number)?;
+    write_beside(conn, inbox.number, (&controls, &parked), apply.now)?;
+    for (birth_region, record) in stirred {
+        state.unsettled |= withdrawal::empty(conn, birth_region, record, apply.stream.agreement)?;
+    }
+    for (record, seq, commitment) in erased {
+        withdrawal::erase(conn, inbox, record, seq, &commitment)?;
+        state.unsettled = true;
+    }
+    Ok(())
+}
+
+/// An entry that shows nothing: seq, salt, bytes.
+type ControlLine<'a> = (u64, &'a [u8; 16], &'a Bytes);
+
+fn write_beside(
+    conn: &Connection,
+    inbox_no: i64,
+    (controls, parked): (&[ControlLine<'_>], &[ParkedLine<'_>]),
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    CONTROL.write(conn, controls, |(seq, salt, entry), to| {
+        to.put(inbox_no)?;
         to.put(int(*seq))?;
         to.put(salt.as_slice())?;
         to.put(entry.as_ref())
     })?;
-    PARKED.write(conn, &parked, |(seq, reason, salt, entry), to| {
-        to.put(inbox.number)?;
+    PARKED.write(conn, parked, |(seq, reason, salt, entry), to| {
+        to.put(inbox_no)?;
         to.put(int(*seq))?;
         to.put(reason.code())?;
         to.put(salt.as_slice())?;
         to.put(entry.as_ref())?;
-        to.put(apply.now.micros())
+        to.put(now.micros())
     })
 }
 
@@ -262,15 +296,19 @@ enum Place {
     Line(usize),
 }
 
+/// What tells of two views of a record which is newer: revision, `share_n`, version of the agreement. The third
+/// decides where a version that went calls off for some what the version in force shows to others for the last time.
+type Rank = (Revision, u64, u32);
+
 /// The newest view of each record, and where it is.
-type Newest<'a> = HashMap<RecordKey<'a>, ((Revision, u64), Place)>;
+type Newest<'a> = HashMap<RecordKey<'a>, (Rank, Place)>;
 
 /// Whether what came of a record is newer than what is held; then that is no longer current. A late lower one
 /// is history, whatever lane brought it.
 fn overrule<'a>(
     newest: &mut Newest<'a>,
     key: RecordKey<'a>,
-    came: (Revision, u64),
+    came: Rank,
     views: &mut [Line<'_>],
     replaced: &mut Vec<i64>,
 ) -> bool {
@@ -297,7 +335,9 @@ fn newest_held<'a>(conn: &Connection, apply: &'a Apply) -> rusqlite::Result<Newe
     }
     let views = || {
         apply.entries.iter().filter_map(|entry| match &entry.item {
-            InboxItem::View(view) | InboxItem::Withdrawal(view) => Some(view),
+            InboxItem::View(view) | InboxItem::Withdrawal(view) | InboxItem::Erase(view, _) => {
+                Some(view)
+            }
             InboxItem::Control { .. } | InboxItem::Parked { .. } => None,
         })
     };
@@ -310,9 +350,9 @@ fn newest_held<'a>(conn: &Connection, apply: &'a Apply) -> rusqlite::Result<Newe
         |row| {
             let (id, birth_region): (Vec<u8>, String) = (row.get(0)?, row.get(1)?);
             let stream: Vec<u8> = row.get(7)?;
-            let agreement = StreamId::from_bytes(&stream).map(|stream| stream.agreement);
+            let stream = StreamId::from_bytes(&stream);
             let came = (read_revision(row, 2)?, uint(row.get(5)?));
-            Ok((id, birth_region, came, row.get::<_, i64>(6)?, agreement))
+            Ok((id, birth_region, came, row.get::<_, i64>(6)?, stream))
         },
     )?;
     let mut newest = HashMap::with_capacity(ids.len());
@@ -325,13 +365,14 @@ fn newest_held<'a>(conn: &Connection, apply: &'a Apply) -> rusqlite::Result<Newe
             ((view.record_id.as_bytes().as_slice(), view.birth_region.as_str()), key)
         })
         .collect();
-    let agreement = Some(apply.stream.agreement);
-    for (id, birth_region, (revision, share_n), feed_seq, _) in
-        rows.iter().filter(|(.., of)| *of == agreement)
-    {
+    for (id, birth_region, (revision, share_n), feed_seq, stream) in &rows {
+        let Some(stream) = stream else { continue };
         let key = keys.get(&(id.as_slice(), birth_region.as_str()));
-        if let (Some(key), Some(revision)) = (key, revision) {
-            newest.insert(*key, ((*revision, *share_n), Place::Stored(*feed_seq)));
+        if let (Some(key), Some(revision)) = (key, revision)
+            && stream.agreement == apply.stream.agreement
+        {
+            let rank = (*revision, *share_n, stream.version);
+            newest.insert(*key, (rank, Place::Stored(*feed_seq)));
         }
     }
     Ok(newest)

@@ -118,8 +118,20 @@ pub struct ShareWrite {
     pub salt: [u8; 16],
     /// When the entry expires.
     pub expires_at: Timestamp,
-    /// What opens the stream if this is its first entry: START and its salt.
-    pub start: (Bytes, [u8; 16]),
+    /// What opens the stream if this is its first entry.
+    pub opening: Opening,
+    /// It calls off what was shown under a version that is not in force any more, for those whom the version in
+    /// force leaves out.
+    pub behind_end: bool,
+}
+
+/// How a stream opens, and the one before it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// SHA-256 of what the parties of the version have signed.
+    pub agreement_sha256: [u8; 32],
+    /// Fresh random bytes for either entry.
+    pub salts: [[u8; 16]; 2],
 }
 
 /// An operation with all it does.
@@ -147,8 +159,8 @@ pub struct Commit {
 pub enum CommitVerdict {
     /// On disk.
     Done,
-    /// Nothing was written: one of its operations was answered before, or a record or what was shown of
-    /// it has moved on. Read again, decide again.
+    /// Nothing was written: one of its operations was answered before, a record or what was shown of it has moved
+    /// on, or another version of an agreement has come into force. Read again, decide again.
     Stale,
 }
 
@@ -172,6 +184,23 @@ impl Present<'_> {
             Self::Stored(_, stored) => stored == base,
             Self::Fresh(_, write) => write.is(base),
         }
+    }
+}
+
+impl Commit {
+    /// Whether it shows something under a version that is not in force any more.
+    fn is_behind(&self, state: &State) -> bool {
+        let shares =
+            self.items.iter().filter_map(|item| item.write.as_ref()).flat_map(|w| &w.shares);
+        shares.into_iter().any(|share| share.is_behind(state))
+    }
+}
+
+impl ShareWrite {
+    /// Whether the version is not in force any more, and this is no calling off.
+    pub(super) fn is_behind(&self, state: &State) -> bool {
+        let opened = state.memory.versions.get(&self.stream.agreement);
+        !self.behind_end && opened.is_some_and(|opened| *opened > self.stream.version)
     }
 }
 
@@ -227,7 +256,8 @@ fn write(
     let mut runs = Runs::default();
     let mut verdicts = Vec::new();
     for commit in commits() {
-        let verdict = ground.check(commit);
+        let verdict =
+            if commit.is_behind(state) { CommitVerdict::Stale } else { ground.check(commit) };
         if verdict == CommitVerdict::Done {
             state.pending.now = Some(commit.now);
             for item in &commit.items {

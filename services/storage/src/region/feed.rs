@@ -85,6 +85,7 @@ pub struct ListedRow {
 
 const FEED: &str = "SELECT feed_seq, kind, 1 AS source, encoded FROM record WHERE feed_seq > $1
     UNION ALL SELECT feed_seq, kind, 2 + withdrawn, encoded FROM view WHERE feed_seq > $1 AND current > 0
+    UNION ALL SELECT feed_seq, kind, 3, encoded FROM erasure WHERE feed_seq > $1
     ORDER BY feed_seq LIMIT $2";
 const RECORD_ONE: &str = "SELECT record_id, kind, revision_t, revision_epoch, revision_n, encoded, shown FROM record WHERE record_id = $1";
 // What each agreement shows of a record or has withdrawn: the newest first, views before withdrawals.
@@ -143,20 +144,7 @@ impl Store {
             .bind(record.as_bytes().as_slice())
             .fetch_optional(&self.readers)
             .await?;
-        row.map(|row| {
-            let epoch: Vec<u8> = row.try_get(3)?;
-            let revision = revision(row.try_get(2)?, &epoch, row.try_get(4)?)
-                .ok_or(ReadError::Inconsistent("record.revision"))?;
-            let shown = Shown::from_bytes(row.try_get(6)?);
-            Ok(RecordRow {
-                record_id: record,
-                kind: kind(row.try_get(1)?)?,
-                revision,
-                shown: shown.ok_or(ReadError::Inconsistent("record.shown"))?,
-                encoded: bytes(&row, 5)?,
-            })
-        })
-        .transpose()
+        row.map(|row| record_row(&row, 0)).transpose()
     }
 
     /// What each agreement shows of a neighbour's record or has withdrawn: the newest first, views before
@@ -270,6 +258,20 @@ pub enum Views {
     With,
     /// Own records only.
     Without,
+}
+
+/// A record from seven columns.
+pub(super) fn record_row(row: &SqliteRow, first: usize) -> Result<RecordRow, ReadError> {
+    let (id, epoch): (Vec<u8>, Vec<u8>) = (row.try_get(first)?, row.try_get(first + 3)?);
+    let revision = revision(row.try_get(first + 2)?, &epoch, row.try_get(first + 4)?);
+    let shown = Shown::from_bytes(row.try_get(first + 6)?);
+    Ok(RecordRow {
+        record_id: RecordId::from_slice(&id).ok_or(ReadError::Inconsistent("record.record_id"))?,
+        kind: kind(row.try_get(first + 1)?)?,
+        revision: revision.ok_or(ReadError::Inconsistent("record.revision"))?,
+        shown: shown.ok_or(ReadError::Inconsistent("record.shown"))?,
+        encoded: bytes(row, first + 5)?,
+    })
 }
 
 fn operation(row: &SqliteRow) -> Result<OperationRow, ReadError> {

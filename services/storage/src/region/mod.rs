@@ -5,26 +5,31 @@ mod audit;
 mod commit;
 mod device;
 mod disclosure;
+mod erasure;
 mod feed;
 mod outbox;
 mod stream;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod turn;
+mod withdrawal;
 
 pub use apply::{Applied, Apply, InboxEntry, InboxItem, ViewRow};
 pub use audit::{HeldEntry, HeldLook, HeldView};
 pub use commit::{
-    Base, Commit, CommitItem, CommitVerdict, OperationOutcome, OperationRow, RecordWrite,
+    Base, Commit, CommitItem, CommitVerdict, Opening, OperationOutcome, OperationRow, RecordWrite,
     ShareWrite,
 };
 pub use device::{
     DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode, RevokedDevice, issue_code, revoke_device,
 };
 pub use disclosure::{Disclosure, Watcher};
+pub use erasure::{ErasedFrom, Erasing, ErasureRow};
 pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, ViewFound, Views};
 pub use outbox::OutboxEntry;
 pub use stream::{DigestRow, ReceiptRow, StreamRow};
+pub use turn::{Reshare, Turn, TurnPage};
 
 use crate::ReadError;
 use crate::depth::{self, DepthRow};
@@ -32,7 +37,7 @@ use crate::metrics::Metrics;
 use crate::sqlite::{self, Migration, OpenError};
 use crate::writer::{Answer, Call, Look, Queue, WriteError, Writer};
 use device::Devices;
-use domain::kernel::{DeviceId, Epoch, RegionId, Timestamp};
+use domain::kernel::{AgreementId, DeviceId, Epoch, GatewayId, RegionId, Timestamp};
 use domain::stream::{Position, StreamId};
 use outbox::{Recent, Run};
 use rusqlite::{Connection, OptionalExtension as _};
@@ -62,6 +67,14 @@ const MIGRATIONS: &[Migration] = &[
             "../../migrations/sqlite/region/0004_let_agreements_not_overrule_each_other.sql"
         ),
     },
+    Migration {
+        number: 5,
+        sql: include_str!("../../migrations/sqlite/region/0005_turn_versions.sql"),
+    },
+    Migration {
+        number: 6,
+        sql: include_str!("../../migrations/sqlite/region/0006_erase_records.sql"),
+    },
 ];
 
 /// Commits that a slow listener may be behind before it must read the store instead.
@@ -78,6 +91,8 @@ pub struct Committed {
     pub inbox: Arc<[(StreamId, Position)]>,
     /// Receipts of other parties came in.
     pub receipts: bool,
+    /// Ranges of streams that this region writes and that were sealed with what is erased now.
+    pub erased: Arc<[(StreamId, u64, u64)]>,
 }
 
 /// The store of one region. Cheap to clone.
@@ -89,6 +104,7 @@ pub struct Store {
     tail: Arc<Mutex<Tail>>,
     recent: Arc<Mutex<Recent>>,
     devices: Arc<Mutex<Devices>>,
+    versions: Arc<Mutex<HashMap<AgreementId, u32>>>,
     epoch: Epoch,
     metrics: Metrics,
 }
@@ -103,11 +119,27 @@ pub(crate) enum Job {
     Code(Call<EnrolmentCode, ()>),
     Enrol(Call<Enrolment, EnrolVerdict>),
     Revoke(Call<(DeviceId, Timestamp), bool>),
+    Turn(Call<Turn, ()>),
+    TurnPage(Call<TurnPage, ()>),
+    Erase(Call<Erasing, bool>),
+    Replaced(Call<(GatewayId, StreamId, u64, u64), ()>),
 }
 
 /// Names of the kinds of jobs, in the order of [`Answer::kind`].
-const JOB_KINDS: &[&str] =
-    &["commit", "apply", "receipt", "disclose", "watchers", "code", "enrol", "revoke"];
+const JOB_KINDS: &[&str] = &[
+    "commit",
+    "apply",
+    "receipt",
+    "disclose",
+    "watchers",
+    "code",
+    "enrol",
+    "revoke",
+    "turn",
+    "turn_page",
+    "erase",
+    "replaced",
+];
 
 impl Store {
     /// Opens or makes the store of `region` at `path`; `epoch` is used when it is made. The writer must
@@ -135,10 +167,16 @@ impl Store {
         let (committed, _) = broadcast::channel(COMMITS_KEPT);
         let tail: Arc<Mutex<Tail>> = Arc::default();
         let devices: Arc<Mutex<Devices>> = Arc::default();
+        let recent: Arc<Mutex<Recent>> = Arc::default();
+        let memory = Memory::load(&conn)?;
+        let versions = Arc::new(Mutex::new(memory.versions.clone()));
         let state = State {
             tail: Arc::clone(&tail),
             devices: Arc::clone(&devices),
-            memory: Memory::load(&conn)?,
+            versions: Arc::clone(&versions),
+            recent: Arc::clone(&recent),
+            unsettled: false,
+            memory,
             pending: Pending::default(),
             committed: committed.clone(),
             #[cfg(feature = "known-bad")]
@@ -152,8 +190,9 @@ impl Store {
             readers,
             committed,
             tail,
-            recent: Arc::default(),
+            recent,
             devices,
+            versions,
             epoch,
             metrics: metrics.clone(),
         };
@@ -178,6 +217,28 @@ impl Store {
     /// The epoch the store is in.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The version of an agreement that is in force here, by what was written; `None` before the first.
+    pub fn version_in_force(&self, agreement: AgreementId) -> Option<u32> {
+        // Each change leaves it whole.
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&agreement).copied()
+    }
+
+    /// Puts an agreement version into force: what is decided under those before it is handed back from now on.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn turn(&self, turn: Turn) -> Result<(), WriteError> {
+        self.queue.call(turn, Job::Turn).await
+    }
+
+    /// Shows what is open under a version that has come into force.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn turn_page(&self, page: TurnPage) -> Result<(), WriteError> {
+        self.queue.call(page, Job::TurnPage).await
     }
 
     /// Hears of every commit from now on. A listener that falls behind is told how many it missed.
@@ -285,10 +346,21 @@ fn own(conn: &Connection, region: &RegionId, epoch: Epoch) -> Result<Epoch, Open
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     feed_seq: u64,
-    streams: HashMap<StreamId, (i64, Position)>,
+    streams: HashMap<StreamId, StreamState>,
+    /// The version of each agreement that is in force here.
+    versions: HashMap<AgreementId, u32>,
     inboxes: HashMap<StreamId, InboxState>,
     watcher_set: Option<i64>,
     disclosure_hash: [u8; 32],
+}
+
+/// A stream that this region writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamState {
+    number: i64,
+    last: Position,
+    /// Where it was ended.
+    end: Option<Position>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -305,6 +377,9 @@ pub(crate) struct Pending {
     streams: HashMap<StreamId, Position>,
     runs: Vec<Run>,
     revoked: Vec<DeviceId>,
+    versions: Vec<(AgreementId, u32)>,
+    /// Ranges of streams that hold what was erased.
+    erased: Vec<(StreamId, u64, u64)>,
     inbox: HashMap<StreamId, Position>,
     receipts: bool,
     now: Option<Timestamp>,
@@ -320,6 +395,10 @@ pub(crate) struct State {
     committed: broadcast::Sender<Committed>,
     tail: Arc<Mutex<Tail>>,
     devices: Arc<Mutex<Devices>>,
+    versions: Arc<Mutex<HashMap<AgreementId, u32>>>,
+    recent: Arc<Mutex<Recent>>,
+    /// What was erased may still stand in the log.
+    unsettled: bool,
     #[cfg(feature = "known-bad")]
     two_writers: crate::known_bad::TwoWriters,
 }
@@ -328,7 +407,8 @@ impl Memory {
     fn load(conn: &Connection) -> rusqlite::Result<Self> {
         let feed_seq: i64 = conn.query_row(
             "SELECT max(coalesce((SELECT max(feed_seq) FROM record), 0),
-                        coalesce((SELECT max(feed_seq) FROM view), 0))",
+                        coalesce((SELECT max(feed_seq) FROM view), 0),
+                        coalesce((SELECT max(feed_seq) FROM erasure), 0))",
             [],
             |row| row.get(0),
         )?;
@@ -343,6 +423,7 @@ impl Memory {
         Ok(Self {
             feed_seq: sqlite::uint(feed_seq),
             streams: stream::load(conn)?,
+            versions: turn::load(conn)?,
             inboxes: apply::load(conn)?,
             watcher_set: None,
             disclosure_hash,
@@ -399,6 +480,22 @@ impl crate::writer::Apply for State {
                     self.pending.revoked.push(call.input.0);
                     call.set(found);
                 }
+                Job::Turn(call) => {
+                    turn::begin(self, conn, &call.input)?;
+                    call.set(());
+                }
+                Job::TurnPage(call) => {
+                    turn::page(self, conn, &call.input)?;
+                    call.set(());
+                }
+                Job::Erase(call) => {
+                    let found = erasure::run(self, conn, &call.input)?;
+                    call.set(found);
+                }
+                Job::Replaced(call) => {
+                    erasure::confirm(self, conn, &call.input)?;
+                    call.set(());
+                }
             }
         }
         disclosure::note_watched(self, conn)
@@ -411,6 +508,13 @@ impl crate::writer::Apply for State {
             let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
             pending.runs.into_iter().for_each(|run| tail.push(run));
         }
+        for (stream, ..) in &pending.erased {
+            self.tail.lock().unwrap_or_else(PoisonError::into_inner).forget(stream);
+            self.recent.lock().unwrap_or_else(PoisonError::into_inner).forget(stream);
+        }
+        for (agreement, version) in pending.versions {
+            self.versions.lock().unwrap_or_else(PoisonError::into_inner).insert(agreement, version);
+        }
         for device in pending.revoked {
             self.devices.lock().unwrap_or_else(PoisonError::into_inner).revoked(device);
         }
@@ -420,7 +524,14 @@ impl crate::writer::Apply for State {
             streams: pending.streams.into_iter().collect(),
             inbox: pending.inbox.into_iter().collect(),
             receipts: pending.receipts,
+            erased: pending.erased.into(),
         }));
+    }
+
+    fn settle(&mut self, conn: &Connection) {
+        if self.unsettled {
+            self.unsettled = !sqlite::empty_log(conn);
+        }
     }
 
     fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {
@@ -443,6 +554,10 @@ impl Answer for Job {
             Self::Code(call) => call.answer(flushed),
             Self::Enrol(call) => call.answer(flushed),
             Self::Revoke(call) => call.answer(flushed),
+            Self::Turn(call) => call.answer(flushed),
+            Self::TurnPage(call) => call.answer(flushed),
+            Self::Erase(call) => call.answer(flushed),
+            Self::Replaced(call) => call.answer(flushed),
         }
     }
 
@@ -456,6 +571,10 @@ impl Answer for Job {
             Self::Code(_) => 5,
             Self::Enrol(_) => 6,
             Self::Revoke(_) => 7,
+            Self::Turn(_) => 8,
+            Self::TurnPage(_) => 9,
+            Self::Erase(_) => 10,
+            Self::Replaced(_) => 11,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Entries of the streams this region writes: numbered and chained as they are committed, kept in runs,
 //! read back to be sealed.
 
-use super::{ShareWrite, State, Store, Tail};
+use super::{Opening, ShareWrite, State, Store, StreamState, Tail};
 use crate::ReadError;
 use crate::sqlite::{int, uint};
 use bytes::{Buf as _, BufMut as _, Bytes};
@@ -49,6 +49,8 @@ pub(super) struct Runs {
     runs: Vec<(i64, Timestamp, Run)>,
     /// The run of each stream that goes on.
     open: HashMap<StreamId, usize>,
+    /// Streams that ended, and where.
+    ended: HashMap<StreamId, Position>,
 }
 
 impl Runs {
@@ -60,7 +62,88 @@ impl Runs {
         share: &ShareWrite,
         now: Timestamp,
     ) -> rusqlite::Result<()> {
-        let ShareWrite { stream, entry, salt, expires_at, start: (start, start_salt) } = share;
+        let ShareWrite { stream, entry, salt, expires_at, opening, behind_end } = share;
+        let entry = (*salt, entry.clone(), *expires_at);
+        if !behind_end {
+            self.open(state, conn, stream, opening, (*expires_at, now))?;
+            return self.push(state, conn, stream, entry, now).map(drop);
+        }
+        // It was shown there in some lane: where it was, or in the most urgent that there is.
+        let of_version =
+            |other: &&StreamId| StreamId { lane: stream.lane, ..(*other).clone() } == *stream;
+        let known = state.memory.streams.keys().filter(of_version);
+        let Some(known) =
+            known.min_by_key(|other| (other.lane != stream.lane, other.lane)).cloned()
+        else {
+            return Ok(());
+        };
+        self.push(state, conn, &known, entry, now).map(drop)
+    }
+
+    /// Opens a stream that is new, and ends the one whose place it takes.
+    pub(super) fn open(
+        &mut self,
+        state: &mut State,
+        conn: &Connection,
+        stream: &StreamId,
+        opening: &Opening,
+        (expires_at, now): (Timestamp, Timestamp),
+    ) -> rusqlite::Result<()> {
+        if self.open.contains_key(stream) || state.memory.streams.contains_key(stream) {
+            return Ok(());
+        }
+        let Opening { agreement_sha256, salts: [start_salt, _] } = opening;
+        let mut predecessor = None;
+        if let Some(before) = self.before(state, stream) {
+            let held = state.memory.streams.get(&before).and_then(|state| state.end);
+            let end = match held.or_else(|| self.ended.get(&before).copied()) {
+                Some(end) => end,
+                None => {
+                    self.end(state, conn, &before, (stream.version, opening), (expires_at, now))?
+                }
+            };
+            predecessor = Some((before.version, end));
+        }
+        let entry = seal::entry::start(agreement_sha256, predecessor);
+        self.push(state, conn, stream, (*start_salt, entry, expires_at), now)?;
+        Ok(())
+    }
+
+    /// Ends a stream, because another version has come into force.
+    pub(super) fn end(
+        &mut self,
+        state: &State,
+        conn: &Connection,
+        stream: &StreamId,
+        (version, opening): (u32, &Opening),
+        (expires_at, now): (Timestamp, Timestamp),
+    ) -> rusqlite::Result<Position> {
+        let Opening { agreement_sha256, salts: [_, end_salt] } = opening;
+        let entry = seal::entry::end(version, agreement_sha256);
+        let end = self.push(state, conn, stream, (*end_salt, entry, expires_at), now)?;
+        self.ended.insert(stream.clone(), end);
+        Ok(end)
+    }
+
+    /// The stream of the newest version before, in the same epoch and lane.
+    fn before(&self, state: &State, stream: &StreamId) -> Option<StreamId> {
+        let older = |other: &&StreamId| {
+            other.version < stream.version
+                && StreamId { version: stream.version, ..(*other).clone() } == *stream
+        };
+        let known = state.memory.streams.keys().chain(self.open.keys());
+        known.filter(older).max_by_key(|other| other.version).cloned()
+    }
+
+    /// Numbers and chains an entry of a stream that is open.
+    pub(super) fn push(
+        &mut self,
+        state: &State,
+        conn: &Connection,
+        stream: &StreamId,
+        (salt, entry, expires_at): ([u8; 16], Bytes, Timestamp),
+        now: Timestamp,
+    ) -> rusqlite::Result<Position> {
         let opened = self.open.get(stream).and_then(|index| self.runs.get_mut(*index));
         let run = match opened {
             Some((.., run)) if run.size < RUN_BYTES => run,
@@ -73,14 +156,11 @@ impl Runs {
                 self.open.insert(stream.clone(), self.runs.len());
                 self.runs.push((number, now, run));
                 let (.., run) = self.runs.last_mut().ok_or(rusqlite::Error::InvalidQuery)?;
-                if before.seq == 0 {
-                    run.push(*start_salt, start.clone(), *expires_at);
-                }
                 run
             }
         };
-        run.push(*salt, entry.clone(), *expires_at);
-        Ok(())
+        run.push(salt, entry, expires_at);
+        Ok(run.last())
     }
 
     /// Writes the runs and how far their streams go now.
@@ -102,12 +182,20 @@ impl Runs {
         }
         for (stream, index) in self.open {
             let Some((number, _, run)) = self.runs.get(index) else { continue };
-            let last = run.last();
+            let (number, last) = (*number, run.last());
             conn.prepare_cached(
                 "UPDATE stream SET last_seq = ?2, last_h = ?3 WHERE stream_no = ?1",
             )?
             .execute((number, int(last.seq), last.h.as_slice()))?;
-            state.memory.streams.insert(stream.clone(), (*number, last));
+            let mut end = state.memory.streams.get(&stream).and_then(|state| state.end);
+            if let Some(ended) = self.ended.get(&stream) {
+                conn.prepare_cached(
+                    "UPDATE stream SET end_seq = ?2, end_h = ?3 WHERE stream_no = ?1",
+                )?
+                .execute((number, int(ended.seq), ended.h.as_slice()))?;
+                end = Some(*ended);
+            }
+            state.memory.streams.insert(stream.clone(), StreamState { number, last, end });
             state.pending.streams.insert(stream, last);
         }
         state.pending.runs.extend(self.runs.into_iter().map(|(.., run)| run));
@@ -122,7 +210,7 @@ fn number(
     stream: &StreamId,
 ) -> rusqlite::Result<(i64, Position)> {
     if let Some(known) = state.memory.streams.get(stream) {
-        return Ok(*known);
+        return Ok((known.number, known.last));
     }
     let genesis = seal::chain::start(stream);
     let number = conn
@@ -157,6 +245,49 @@ impl Run {
         }
         out
     }
+}
+
+/// Takes the content of a record out of a stream; gives its entries there, seq and commitment. The chain goes on
+/// leading where it led.
+pub(super) fn erase(
+    conn: &Connection,
+    stream: &StreamId,
+    number: i64,
+    record: RecordId,
+) -> rusqlite::Result<Vec<(u64, [u8; 32])>> {
+    let mut found = conn.prepare_cached(
+        "SELECT last_seq, first_seq, h_before, entries FROM outbox
+         WHERE stream_no = ?1 AND instr(entries, ?2) > 0 ORDER BY last_seq",
+    )?;
+    // Read before any is written: both go through the same rows.
+    let rows: Vec<_> = found
+        .query_map((number, record.as_bytes().as_slice()), |row| {
+            let h: Option<[u8; 32]> = row.get(2)?;
+            let before = Position {
+                seq: uint(row.get(1)?).saturating_sub(1),
+                h: h.unwrap_or_else(|| seal::chain::genesis(stream)),
+            };
+            Ok((row.get::<_, i64>(0)?, before, row.get::<_, Vec<u8>>(3)?))
+        })?
+        .collect::<Result<_, _>>()?;
+    let mut erased = Vec::new();
+    for (last_seq, before, bytes) in rows {
+        let mut entries = decode(before, bytes.into()).ok_or(rusqlite::Error::InvalidQuery)?;
+        for held in entries.iter_mut() {
+            if seal::entry::record_of(&held.entry) == Some(record) {
+                let commitment = seal::chain::commitment(&held.salt, &held.entry);
+                (held.salt, held.entry) =
+                    (seal::chain::ERASED, Bytes::copy_from_slice(&commitment));
+                erased.push((held.position.seq, commitment));
+            }
+        }
+        let run = Run { stream: stream.clone(), before, entries, size: 0 };
+        conn.prepare_cached(
+            "UPDATE outbox SET entries = ?3 WHERE stream_no = ?1 AND last_seq = ?2",
+        )?
+        .execute((number, last_seq, run.encode()))?;
+    }
+    Ok(erased)
 }
 
 /// Reads [`Run::encode`] back and follows the chain over it; `None` for what this program never writes.
@@ -206,6 +337,11 @@ impl Recent {
             self.0.clear();
         }
         self.0.insert(stream.clone(), (before, run));
+    }
+
+    /// Something of the stream was erased.
+    pub(super) fn forget(&mut self, stream: &StreamId) {
+        self.0.remove(stream);
     }
 
     /// The entries after `after` to `last`; `None` where the store must be asked.

@@ -1,6 +1,6 @@
 //! Reading streams back: ranges to seal, positions, receipts, digests.
 
-use super::{State, Store};
+use super::{State, Store, StreamState};
 use crate::ReadError;
 use crate::region::commit::revision;
 use crate::sqlite::{int, uint};
@@ -185,18 +185,23 @@ fn fixed<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], Re
     bytes.try_into().map_err(|_| ReadError::Inconsistent(what))
 }
 
-pub(super) fn load(conn: &Connection) -> rusqlite::Result<HashMap<StreamId, (i64, Position)>> {
+pub(super) fn load(conn: &Connection) -> rusqlite::Result<HashMap<StreamId, StreamState>> {
     let mut statement =
-        conn.prepare("SELECT stream_no, stream_id, last_seq, last_h FROM stream")?;
+        conn.prepare("SELECT stream_no, stream_id, last_seq, last_h, end_seq, end_h FROM stream")?;
     let rows = statement.query_map([], |row| {
         let stream: Vec<u8> = row.get(1)?;
-        Ok((stream, row.get(0)?, Position { seq: uint(row.get(2)?), h: row.get(3)? }))
+        let last = Position { seq: uint(row.get(2)?), h: row.get(3)? };
+        let end = match (row.get::<_, Option<i64>>(4)?, row.get(5)?) {
+            (Some(seq), Some(h)) => Some(Position { seq: uint(seq), h }),
+            _ => None,
+        };
+        Ok((stream, StreamState { number: row.get(0)?, last, end }))
     })?;
     let mut streams = HashMap::new();
     for row in rows {
-        let (stream, number, position) = row?;
+        let (stream, state) = row?;
         let stream = StreamId::from_bytes(&stream).ok_or(rusqlite::Error::InvalidQuery)?;
-        streams.insert(stream, (number, position));
+        streams.insert(stream, state);
     }
     Ok(streams)
 }
@@ -207,7 +212,9 @@ pub(super) fn keep_receipt(
     conn: &Connection,
     receipt: &ReceiptRow,
 ) -> rusqlite::Result<bool> {
-    let Some((number, _)) = state.memory.streams.get(&receipt.stream) else { return Ok(false) };
+    let Some(StreamState { number, .. }) = state.memory.streams.get(&receipt.stream) else {
+        return Ok(false);
+    };
     let changed = conn
         .prepare_cached(
             "INSERT INTO receipt (stream_no, party, seq, h, parked_count, received_at, signed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)

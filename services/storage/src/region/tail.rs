@@ -43,6 +43,16 @@ impl Tail {
         }
     }
 
+    /// Something of the stream was erased: what is kept of it is read anew.
+    pub(super) fn forget(&mut self, stream: &StreamId) {
+        self.streams.remove(stream);
+        self.order.retain(|(other, _, size)| {
+            let kept = other != stream;
+            self.bytes -= if kept { 0 } else { *size };
+            kept
+        });
+    }
+
     /// At most `limit` entries after `after`; `None` where the store must be asked.
     pub(super) fn after(
         &self,

@@ -67,9 +67,11 @@ fn every_statement_of_the_readers_can_be_prepared() {
     for sql in [
         audit::STATEMENTS,
         device::STATEMENTS,
+        erasure::STATEMENTS,
         feed::STATEMENTS,
         outbox::STATEMENTS,
         stream::STATEMENTS,
+        turn::STATEMENTS,
         &[depth::REGION],
     ]
     .concat()
@@ -182,7 +184,8 @@ async fn a_store_of_the_first_schema_keeps_its_streams_and_what_was_shown() {
     assert_eq!(store.list_streams().await.unwrap()[0].position, at);
     let mut shown = Shown::default();
     for (agreement, share_n) in [([0x71; 16], 2), ([0x79; 16], 300)] {
-        let last = LastShown { share_n, lane: Lane::Alert, standing: Standing::Left };
+        let last =
+            LastShown { share_n, lane: Lane::Alert, standing: Standing::Left, since_version: 1 };
         shown.set(AgreementId::from_slice(&agreement).unwrap(), last);
     }
     assert_eq!(store.find_record(record_id).await.unwrap().unwrap().shown, shown);

@@ -111,6 +111,29 @@ async fn a_withdrawal_that_comes_first_stays_as_a_tombstone() {
 }
 
 #[tokio::test]
+async fn what_is_erased_keeps_its_place_in_the_chain_and_takes_nothing_else_along() {
+    let world = World::new().await;
+    let of = stream("daluba", Lane::Routine);
+    let mut shown = view_row("daluba", 1, 1, 1);
+    shown.entry = Some(Bytes::from_static(b"as it came"));
+    let held = seal::chain::commitment(&shown.salt, b"as it came");
+    let shown = InboxItem::View(shown);
+    world.store.apply(range(&of, 0, vec![control(), shown, view(2, 1, 1)])).await.unwrap();
+    let mut row = view_row("daluba", 1, 2, 2);
+    row.view_sha256 = None;
+    // The origin names another commitment than its entry had, and a place that is not the record's.
+    let erase = InboxItem::Erase(row, vec![(2, [9; 32]), (3, [9; 32])]);
+    world.store.apply(range(&of, 3, vec![erase])).await.unwrap();
+    let places = "SELECT group_concat(seq) FROM control WHERE salt = zeroblob(16)";
+    assert_eq!(world.look::<String>(places), "2");
+    let kept: Vec<u8> = world.look("SELECT entry FROM control WHERE seq = 2");
+    assert_eq!(kept, held);
+    assert_eq!(world.look::<i64>("SELECT count(*) FROM view WHERE seq = 2"), 0);
+    let other = world.store.list_views_of(&slug("daluba"), record(2)).await.unwrap();
+    assert_eq!(other[0].encoded, "daluba 2 1 1");
+}
+
+#[tokio::test]
 async fn a_record_of_the_same_id_born_elsewhere_hides_nothing() {
     let world = World::new().await;
     let (honest, forger) = (stream("daluba", Lane::Routine), stream("huolu", Lane::Routine));

@@ -20,7 +20,7 @@ async fn entries_are_numbered_without_holes_and_chained_from_a_start() {
     for (of, count) in [(&alert, 2), (&routine, 4)] {
         let rows = world.store.list_outbox(of, 0, 100).await.unwrap();
         assert_eq!(rows.len(), count);
-        assert_eq!(rows[0].entry, "start");
+        assert_eq!(rows[0].entry, seal::entry::start(&OPENING.agreement_sha256, None));
         for (index, row) in rows.iter().enumerate() {
             let upto = rows[..=index].iter().map(|row| (&row.salt, row.entry.as_ref()));
             assert_eq!(row.position, chain(of, upto));

@@ -232,7 +232,7 @@ async fn reading_stops_at_the_bytes_asked_for_but_gives_one() {
 }
 
 #[tokio::test]
-async fn an_agreement_version_is_kept_as_it_first_came() {
+async fn of_an_agreement_version_the_text_is_kept_that_was_decided_on_last() {
     let world = World::new().await;
     let agreement: AgreementId = of().agreement;
     for signed in ["first", "second"] {
@@ -240,7 +240,7 @@ async fn an_agreement_version_is_kept_as_it_first_came() {
         world.store.keep_agreement(row).await.unwrap();
     }
     let rows = world.store.list_agreements().await.unwrap();
-    assert_eq!((rows.len(), &rows[0].signed[..]), (1, &b"first"[..]));
+    assert_eq!((rows.len(), &rows[0].signed[..]), (1, &b"second"[..]));
 }
 
 #[tokio::test]

@@ -13,4 +13,5 @@ mod apply;
 mod commit;
 mod gateway;
 mod region;
+mod turn;
 mod world;

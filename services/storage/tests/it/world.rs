@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use storage::WriteError;
 use storage::region::{
-    Base, Commit, CommitItem, InboxEntry, InboxItem, OperationOutcome, OperationRow, RecordWrite,
-    ShareWrite, Store, ViewRow, Watcher,
+    Base, Commit, CommitItem, InboxEntry, InboxItem, Opening, OperationOutcome, OperationRow,
+    RecordWrite, ShareWrite, Store, ViewRow, Watcher,
 };
 
 /// 2026-07-01T00:00:00Z.
@@ -163,9 +163,14 @@ pub(crate) fn share(stream: &StreamId, of: i64, n: u64) -> ShareWrite {
         entry: format!("view {of} {n}").into_bytes().into(),
         salt: [3; 16],
         expires_at: NOW.plus_days(9),
-        start: (Bytes::from_static(b"start"), [4; 16]),
+        opening: OPENING,
+        behind_end: false,
     }
 }
+
+/// How streams of tests open.
+pub(crate) const OPENING: Opening =
+    Opening { agreement_sha256: [9; 32], salts: [[4; 16], [5; 16]] };
 
 /// [`write`], shown in a stream, as was every revision before.
 pub(crate) fn shown(stream: &StreamId, op: i64, of: i64, n: u64) -> CommitItem {
@@ -184,7 +189,7 @@ pub(crate) fn shown(stream: &StreamId, op: i64, of: i64, n: u64) -> CommitItem {
 pub(crate) fn memory(stream: &StreamId, share_n: u64) -> Shown {
     let mut shown = Shown::default();
     let (lane, standing) = (stream.lane, Standing::Shown);
-    shown.set(stream.agreement, LastShown { share_n, lane, standing });
+    shown.set(stream.agreement, LastShown { share_n, lane, standing, since_version: 1 });
     shown
 }
 

@@ -159,11 +159,11 @@ pub(super) fn check(
     decision: &Decision,
 ) {
     let owner_signed = agreement.parties.iter().any(|p| p.region.as_str() == "xiaonanhai");
-    if !owner_signed || agreement.ended_at <= NOW {
-        let why = if owner_signed { Withhold::NotInForce } else { Withhold::NotAParty };
-        assert_eq!(decision, &Decision::Nothing(why));
-        return;
-    }
+    let stops = match (owner_signed, agreement.force.name()) {
+        (false, _) => Some(Withhold::NotAParty),
+        (true, "IN_FORCE") if agreement.ended_at > NOW => None,
+        (true, _) => Some(Withhold::NotInForce),
+    };
     let all: Vec<_> = agreement
         .clauses
         .iter()
@@ -195,6 +195,9 @@ pub(super) fn check(
         withdrawn(decision, visible, Withhold::DisputeKind, Some(LeaveReason::Category));
     } else if let Some(clause) = by(&[]) {
         match (over, visible) {
+            (false, _) if stops.is_some() => {
+                assert_eq!(Some(decision.clone()), stops.map(Decision::Nothing));
+            }
             (false, false) if record.meta.expires_at <= NOW => {
                 assert_eq!(decision, &Decision::Nothing(Withhold::Expired));
             }

@@ -1,0 +1,187 @@
+//! `wuling authority`: who is in the linkage, who no longer, and what is newest.
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use cli::authority::{self, Authority};
+use cli::explain;
+use domain::freshness::{Freshness, Member};
+use domain::kernel::{Clock as _, GatewayId, LinkageId, RegionId};
+use prost::Message as _;
+use proto::kernel::v1::SignedObject;
+use runtime::ErrorChain;
+use runtime::clock::{SystemClock, SystemEntropy};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Word {
+    /// Makes root key, directory key, freshness key and an empty directory
+    Init {
+        /// The authority's folder
+        #[arg(long)]
+        dir: PathBuf,
+        /// Id of the linkage
+        #[arg(long)]
+        linkage: LinkageId,
+    },
+    /// Publishes the directory with these cards put in or replaced, and notes agreements
+    #[command(visible_alias = "add-region")]
+    Publish {
+        /// The authority's folder
+        #[arg(long)]
+        dir: PathBuf,
+        /// An agreement that all its parties have signed; may be given again
+        #[arg(long = "agreement", value_name = "FILE")]
+        agreements: Vec<PathBuf>,
+        /// Show it to every gateway of the directory
+        #[arg(long)]
+        push: bool,
+        /// Cards that `region init` and `gateway init` wrote
+        cards: Vec<PathBuf>,
+    },
+    /// Says that a region or gateway is no longer believed; needs the freshness key alone
+    Revoke(Revoke),
+    /// Draws a new directory key and freshness key, for which the root vouches
+    Rotate {
+        /// The authority's folder
+        #[arg(long)]
+        dir: PathBuf,
+        /// Show it to every gateway of the directory
+        #[arg(long)]
+        push: bool,
+    },
+    /// Says again what is newest; needs the freshness key alone
+    Freshen {
+        /// The authority's folder
+        #[arg(long)]
+        dir: PathBuf,
+        /// Show it to every gateway of the directory
+        #[arg(long)]
+        push: bool,
+        /// Go on saying so, at this pace, until stopped
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        every: Option<u64>,
+    },
+    /// Prints what was published last, and how long it holds
+    Show {
+        /// The authority's folder, or a data folder
+        #[arg(long)]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// The authority's folder
+    #[arg(long)]
+    dir: PathBuf,
+    /// The region
+    #[arg(long, required_unless_present = "gateway", conflicts_with = "gateway")]
+    region: Option<RegionId>,
+    /// The gateway
+    #[arg(long)]
+    gateway: Option<GatewayId>,
+    /// Show it to every gateway of the directory
+    #[arg(long)]
+    push: bool,
+}
+
+pub(super) async fn run(word: Word) -> Result<()> {
+    let now = SystemClock.now();
+    match word {
+        Word::Init { dir, linkage } => {
+            authority::init(&dir, &linkage, now, &SystemEntropy).map(drop)
+        }
+        Word::Publish { dir, agreements, push, cards } => {
+            let mut signer = Authority::open(&dir, now)?;
+            if !cards.is_empty() {
+                signer = publish(signer, &cards)?;
+            }
+            for path in agreements {
+                let object = SignedObject::decode(read(&path)?.as_slice())
+                    .with_context(|| format!("{} is no agreement", path.display()))?;
+                signer = signer.register(&object, now)?;
+            }
+            show(&signer.freshen(now)?, push).await
+        }
+        Word::Revoke(Revoke { dir, region, gateway, push }) => {
+            let member = region.map(Member::Region).or(gateway.map(Member::Gateway));
+            let member = member.context("name a region or a gateway")?;
+            show(&Authority::open(&dir, now)?.revoke(member, now)?, push).await
+        }
+        Word::Rotate { dir, push } => {
+            show(&Authority::open(&dir, now)?.rotate(now, &SystemEntropy)?, push).await
+        }
+        Word::Freshen { dir, push, every: None } => {
+            show(&Authority::open(&dir, now)?.freshen(now)?, push).await
+        }
+        Word::Freshen { dir, push, every: Some(seconds) } => loop {
+            let now = SystemClock.now();
+            let signer = Authority::open(&dir, now)?.freshen(now)?;
+            if let Err(error) = show(&signer, push).await {
+                // A gateway that is down hears the next word.
+                tracing::error!(error = %ErrorChain(error.as_ref()), "not every gateway has heard");
+            }
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        },
+        Word::Show { dir } => print(&dir),
+    }
+}
+
+fn publish(signer: Authority, cards: &[PathBuf]) -> Result<Authority> {
+    let (mut regions, mut gateways) = (Vec::new(), Vec::new());
+    for path in cards {
+        let card = proto::convert::directory::decode(&read(path)?)
+            .with_context(|| format!("{} is no card", path.display()))?;
+        regions.extend(card.regions.into_values());
+        gateways.extend(card.gateways.into_values());
+    }
+    signer.publish(regions, gateways, SystemClock.now())
+}
+
+/// Shows every gateway what is newest, where that is asked for; tells of all that have not heard.
+async fn show(signer: &Authority, push: bool) -> Result<()> {
+    let trust = signer.trust();
+    let gateways = trust.directory.gateways.keys().filter(|_| push);
+    let mut deaf = Vec::new();
+    for gateway in gateways.filter_map(|id| trust.find_gateway(id)) {
+        if let Err(error) = signer.show(gateway).await {
+            deaf.push(format!("{}: {error:#}", gateway.gateway_id));
+        }
+    }
+    if !deaf.is_empty() {
+        bail!("published, but not heard by {}", deaf.join("; "));
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "what is printed is what the command is for")]
+fn print(dir: &Path) -> Result<()> {
+    let now = SystemClock.now();
+    let signer = Authority::open(dir, now)?;
+    let (trust, time) =
+        (signer.trust(), |time: domain::kernel::Timestamp| explain::beijing(time.micros()));
+    let directory = &trust.directory;
+    println!("linkage {} directory {}", directory.linkage_id, directory.version);
+    println!("directory signed {}", time(directory.created_at));
+    println!("directory key holds until {}", time(trust.key_expires_at));
+    println!("last word {} {:?}", time(trust.signed_at()), trust.age(now));
+    for region in directory.regions.values() {
+        let state = if trust.is_revoked(region) { "REVOKED" } else { "" };
+        println!("region {} {} {state}", region.region_id, region.name_zh);
+    }
+    for id in directory.gateways.keys() {
+        let state = if trust.find_gateway(id).is_none() { "REVOKED" } else { "" };
+        println!("gateway {id} {state}");
+    }
+    if let Some(Freshness { agreements, .. }) = &trust.freshness {
+        for (id, head) in agreements {
+            println!("agreement {id} version {}", head.version);
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}

@@ -1,0 +1,117 @@
+//! What is newest in a linkage, as its authority says every few minutes: nobody who holds back what is new can
+//! pass off what is old for long.
+
+use crate::kernel::{AgreementId, GatewayId, LinkageId, RegionId, Timestamp};
+use std::collections::BTreeMap;
+
+/// How far the authority's clock may be ahead of one's own.
+pub const AHEAD_MINUTES: i64 = 5;
+
+/// A region or a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Member {
+    /// A region.
+    Region(RegionId),
+    /// A gateway.
+    Gateway(GatewayId),
+}
+
+/// Somebody who is no longer believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Who.
+    pub member: Member,
+    /// SHA-256 of the region's Ed25519 key or the gateway's certificate.
+    pub key_sha256: [u8; 32],
+    /// When it was revoked.
+    pub revoked_at: Timestamp,
+}
+
+/// The newest version of an agreement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgreementHead {
+    /// Its number.
+    pub version: u32,
+    /// SHA-256 of what its parties signed.
+    pub sha256: [u8; 32],
+}
+
+/// What is newest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// The linkage.
+    pub linkage_id: LinkageId,
+    /// When it was signed.
+    pub created_at: Timestamp,
+    /// The newest directory.
+    pub directory_version: u64,
+    /// SHA-256 of its body.
+    pub directory_sha256: [u8; 32],
+    /// Who is no longer believed.
+    pub revocations: Vec<Revocation>,
+    /// The newest version of each agreement that the authority was shown.
+    pub agreements: BTreeMap<AgreementId, AgreementHead>,
+}
+
+impl Freshness {
+    /// Whether this key of a member is no longer believed.
+    pub fn revokes(&self, member: &Member, key_sha256: &[u8; 32]) -> bool {
+        let of = |revocation: &&Revocation| revocation.member == *member;
+        self.revocations.iter().filter(of).any(|revoked| revoked.key_sha256 == *key_sha256)
+    }
+}
+
+/// How new what somebody holds is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrustMark {
+    /// Version of the directory; 0 for none.
+    pub directory_version: u64,
+    /// When the freshness was signed.
+    pub freshness_at: Option<Timestamp>,
+}
+
+impl TrustMark {
+    /// Whether something of this is newer than what the other holds.
+    pub fn exceeds(self, other: Self) -> bool {
+        self.directory_version > other.directory_version || self.freshness_at > other.freshness_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_back_with_another_key_is_not_revoked() {
+        let region = |id: &str| Member::Region(id.parse().unwrap());
+        let freshness = Freshness {
+            linkage_id: "wuling".parse().unwrap(),
+            created_at: Timestamp::default(),
+            directory_version: 1,
+            directory_sha256: [0; 32],
+            revocations: vec![Revocation {
+                member: region("xianfeng"),
+                key_sha256: [1; 32],
+                revoked_at: Timestamp::default(),
+            }],
+            agreements: BTreeMap::new(),
+        };
+        assert!(freshness.revokes(&region("xianfeng"), &[1; 32]));
+        assert!(!freshness.revokes(&region("xianfeng"), &[2; 32]));
+        assert!(!freshness.revokes(&region("qianjiang"), &[1; 32]));
+        assert!(!freshness.revokes(&Member::Gateway("xianfeng".parse().unwrap()), &[1; 32]));
+    }
+
+    #[test]
+    fn a_mark_exceeds_one_that_lacks_something() {
+        let mark = |directory_version, at: Option<i64>| TrustMark {
+            directory_version,
+            freshness_at: at.map(Timestamp::from_micros),
+        };
+        assert!(mark(2, None).exceeds(mark(1, Some(9))));
+        assert!(mark(1, Some(2)).exceeds(mark(1, Some(1))));
+        assert!(mark(1, Some(1)).exceeds(TrustMark::default()));
+        assert!(!mark(1, Some(1)).exceeds(mark(1, Some(1))));
+        assert!(!mark(1, None).exceeds(mark(1, Some(1))));
+    }
+}
