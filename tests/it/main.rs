@@ -6,6 +6,7 @@ mod bundles;
 mod certificates;
 mod contract;
 mod doors;
+mod doubles;
 mod erasure;
 mod explain;
 mod fault_canary;
