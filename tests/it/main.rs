@@ -25,6 +25,7 @@ mod metrics;
 mod otlp;
 mod peer_python;
 mod revocation;
+mod runbook;
 mod sample_configs;
 mod simulation;
 mod start;
