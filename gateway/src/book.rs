@@ -95,6 +95,13 @@ impl Book {
         self.terms((agreement.agreement_id, agreement.version.checked_sub(1)?))
     }
 
+    /// The versions that came before one, the newest first, so far back.
+    pub fn earlier(&self, agreement: &Agreement, max: usize) -> Vec<Arc<Terms>> {
+        let first = self.before(agreement);
+        let earlier = std::iter::successors(first, |terms| self.before(&terms.agreement));
+        earlier.take(max + 1).collect()
+    }
+
     /// Those who must hear of a version: its parties, and those whom it leaves out.
     pub fn concerned(&self, terms: &Terms) -> Vec<RegionId> {
         let mut concerned = terms.live.clone();

@@ -3,7 +3,7 @@
 
 use crate::book::{Book, Terms};
 use bytes::Bytes;
-use domain::agreement::Agreement;
+use domain::agreement::{Agreement, SHORT_VERSIONS_MAX};
 use domain::kernel::{Lane, Reason, RegionId, Timestamp};
 use domain::stream::StreamId;
 use prost::Message as _;
@@ -137,8 +137,12 @@ pub fn agreement(
     let unbelieved = |error: TrustError| Refused::new(error.reason(), None, error.to_string());
     let before = book.before(&seal::trust::read_agreement(object).map_err(unbelieved)?);
     let before = before.as_ref().map(|before| &before.agreement);
-    let agreement =
-        seal::trust::agreement(object, before, &book.trust().directory).map_err(unbelieved)?;
+    let agreement = seal::trust::agreement(object, before, &book.trust()).map_err(unbelieved)?;
+    let earlier = book.earlier(&agreement, SHORT_VERSIONS_MAX);
+    if agreement.short_versions(earlier.iter().map(|terms| &terms.agreement)) > SHORT_VERSIONS_MAX {
+        let what = "too many versions in a row that not all parties have signed";
+        return Err(Refused::new(Reason::LimitExceeded, None, what));
+    }
     // Who leaves says so itself.
     let leaves = before.is_some_and(|before| before.has_party(peer));
     if !agreement.has_party(peer) && !leaves {

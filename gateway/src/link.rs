@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage::ReadError;
 use storage::gateway::StoredSegment;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument as _;
@@ -73,8 +73,10 @@ struct Link<'a> {
     strangers: HashSet<StreamId>,
     /// What the peer knows of the linkage.
     knows: TrustMark,
+    /// What the peer has shown that it holds.
+    shows: TrustMark,
     /// What the peer has shown of the authority's word is being looked at.
-    trusting: Option<oneshot::Receiver<Result<(), Reason>>>,
+    trusting: Option<BoxFuture<'static, ()>>,
     /// Agreement versions that the peer holds.
     holds: HashSet<[u8; 32]>,
     faults: u32,
@@ -148,6 +150,7 @@ impl<'a> Link<'a> {
             asked: HashMap::new(),
             strangers: HashSet::new(),
             knows: hello.trust,
+            shows: hello.trust,
             trusting: None,
             holds: hello.agreements.iter().copied().collect(),
             faults: 0,
@@ -189,7 +192,8 @@ impl<'a> Link<'a> {
     fn tell_trust(&mut self) {
         let trust = self.shared.book.trust();
         if trust.mark().exceeds(self.knows) {
-            self.outbox.trust(trust.signed_beyond(self.knows));
+            // Told is not taken: the directory is left out only where the peer has shown that it holds it.
+            self.outbox.trust(trust.signed_beyond(self.shows));
             self.knows = trust.mark();
         }
     }
@@ -277,12 +281,7 @@ impl<'a> Link<'a> {
                     Err(status) if is_fault(&status) => self.violation("a frame cannot be read"),
                     Err(_) => return End::Lost,
                 },
-                taken = answered(&mut self.trusting) => {
-                    self.trusting = None;
-                    if taken {
-                        self.knows = self.shared.book.trust().mark();
-                    }
-                }
+                () = answered(&mut self.trusting) => self.trusting = None,
                 Some(written) = self.writes.next(), if !self.writes.is_empty() => self.written(written),
                 Some(read) = self.reads.next(), if !self.reads.is_empty() => self.read(read),
                 Some(wake) = ticket.wakes.recv() => self.wake(wake),
@@ -432,10 +431,10 @@ impl<'a> Link<'a> {
     }
 }
 
-/// Whether what the peer has shown was taken; never over while nothing is being looked at.
-async fn answered(trusting: &mut Option<oneshot::Receiver<Result<(), Reason>>>) -> bool {
+/// What the peer has shown was looked at; never over while nothing is.
+async fn answered(trusting: &mut Option<BoxFuture<'static, ()>>) {
     match trusting {
-        Some(trusting) => matches!(trusting.await, Ok(Ok(()))),
+        Some(trusting) => trusting.await,
         None => std::future::pending().await,
     }
 }

@@ -6,11 +6,12 @@ use crate::harness::{
     A, ARRIVES, B, Process, World, event, free_port, gateway_config, pull_all, region,
     set_up_as_of, sos, until, views,
 };
+use crate::versions::border;
 use cli::authority::Authority;
 use cli::linkage::{self, Terms};
 use cli::phone::Phone;
 use device::Draft;
-use domain::agreement::{AgreementForm, Clause, Grant, Release};
+use domain::agreement::{Agreement, AgreementForm, Clause, Force, Grant, Release};
 use domain::freshness::Member;
 use domain::kernel::{Clock as _, Lane, Reason, Role, Timestamp};
 use domain::operation::Change;
@@ -24,6 +25,8 @@ use runtime::channel::{Limits, channel};
 use runtime::clock::{SystemClock, SystemEntropy};
 use runtime::identity::Identity;
 use runtime::tls::{Anchor, ClientTls};
+use runtime::trust_folder::ROOT_FILE;
+use seal::trust::TrustError;
 use std::path::Path;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -176,6 +179,16 @@ async fn a_revoked_region_gets_nothing_more_and_comes_back_with_new_keys() {
         last_line_with(&log(), &["link lost", "REGION_REVOKED"]).is_some()
     })
     .await;
+    // Nor does its signature, which may be a thief's by now, stop what needs one of two. Its neighbour's does.
+    let before = border(&world);
+    let stopped = |by: &str, data: &str| {
+        let stop = |next: &mut Agreement| next.force = Force::Suspended;
+        let mut object = linkage::next_version(&before, SystemClock.now(), stop).unwrap();
+        linkage::sign_agreement(&mut object, &world.path(data), &region(by)).unwrap();
+        seal::trust::agreement(&object, Some(&before), revoked.trust())
+    };
+    assert!(matches!(stopped(B, "b"), Err(TrustError::Unsigned { .. })));
+    assert!(stopped(A, "a").is_ok());
     // Not even a call for help is sealed to it, and its neighbour goes on.
     report(&mut phone, Change::RaiseSos(sos("after"))).await;
     report(&mut phone, Change::ReportEvent(event("after"))).await;
@@ -308,6 +321,27 @@ async fn a_gateway_that_is_revoked_is_not_dialled() {
     assert!(!out.status.success());
     world.a.stop().await;
     world.b.stop().await;
+}
+
+#[test]
+fn a_directory_key_that_was_replaced_signs_nothing_new() {
+    let (dir, stolen) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (now, linkage) = (SystemClock.now(), "wuling-test".parse().unwrap());
+    let at = |minutes: i64| now.plus_millis(minutes * 60_000);
+    let signer = cli::authority::init(dir.path(), &linkage, now, &SystemEntropy).unwrap();
+    copy_folder(dir.path(), stolen.path());
+    let held = signer.rotate(at(1), &SystemEntropy).unwrap();
+    let thief = Authority::open(stolen.path(), at(2)).unwrap();
+    let thief = thief.publish(Vec::new(), Vec::new(), at(2)).unwrap();
+    let thief = thief.publish(Vec::new(), Vec::new(), at(3)).unwrap();
+    let root = std::fs::read(dir.path().join("trust").join(ROOT_FILE)).unwrap();
+    let root = root.try_into().unwrap();
+    let trust = held.trust().clone();
+    let offered = |set: &TrustSet| trust.offered(&root, set.clone(), at(4));
+    assert!(matches!(offered(thief.trust().signed()), Err(TrustError::KeyReplaced)));
+    // The control: the key that took its place does.
+    let next = held.publish(Vec::new(), Vec::new(), at(4)).unwrap();
+    assert!(offered(next.trust().signed()).unwrap().is_some());
 }
 
 #[test]

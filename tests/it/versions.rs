@@ -42,7 +42,7 @@ fn install(world: &World, object: &mut SignedObject, signers: &[&str]) {
 }
 
 /// The agreement between the township and its neighbour, as it was made.
-fn border(world: &World) -> Agreement {
+pub(crate) fn border(world: &World) -> Agreement {
     let folder = world.path("a/regions").join(A).join("agreements");
     let files = std::fs::read_dir(folder).unwrap();
     let read = |entry: std::io::Result<std::fs::DirEntry>| {

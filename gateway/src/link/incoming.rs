@@ -8,6 +8,7 @@ use bytes::Bytes;
 use domain::kernel::{Lane, Reason, ReasonKind};
 use domain::stream::{Position, StreamId};
 use futures_util::future::FutureExt as _;
+use proto::directory::v1::TrustSet;
 use proto::exchange::v1 as pb;
 use proto::exchange::v1::link_request::Frame;
 use proto::kernel::v1::SignedObject;
@@ -59,15 +60,24 @@ impl Link<'_> {
             },
             Some(Frame::Ping(ping)) if ping.reply => {}
             Some(Frame::Ping(ping)) => self.outbox.pong(ping.token),
-            // One that cannot be looked at now is shown again with the next link.
-            Some(Frame::Trust(set)) => {
-                let (taken, answer) = oneshot::channel();
-                let offer = Offer { set, taken: Some(taken) };
-                self.trusting = self.shared.offers.try_send(offer).ok().map(|()| answer);
-            }
+            Some(Frame::Trust(set)) => self.trust(set),
             Some(Frame::Hello(_)) => self.violation("a second hello"),
             None => self.violation("a frame of no known kind"),
         }
+    }
+
+    /// Newer trust, perhaps. It waits for its turn: what comes behind it may rest on it.
+    fn trust(&mut self, set: TrustSet) {
+        let shown = seal::trust::shown_mark(&set);
+        self.shows = self.shows.newest(shown);
+        self.knows = self.knows.newest(shown);
+        let offers = self.shared.offers.clone();
+        self.trusting = Some(Box::pin(async move {
+            let (taken, answer) = oneshot::channel();
+            if offers.send(Offer { set, taken: Some(taken) }).await.is_ok() {
+                drop(answer.await);
+            }
+        }));
     }
 
     fn granted(&mut self, credit: pb::Credit) {

@@ -229,7 +229,7 @@ impl Authority {
     /// # Errors
     /// When a signature is missing, a newer version or another text of this one is known, or the disk refuses.
     pub fn register(self, object: &SignedObject, now: Timestamp) -> Result<Self> {
-        let agreement = trust::agreement(object, None, &self.trust.directory)?;
+        let agreement = trust::agreement(object, None, &self.trust)?;
         let mut freshness = self.freshness()?;
         let shown = AgreementHead { version: agreement.version, sha256: agreement.sha256 };
         if let Some(known) = freshness.agreements.get(&agreement.agreement_id) {

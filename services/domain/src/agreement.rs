@@ -169,6 +169,9 @@ pub struct Agreement {
     pub sha256: [u8; 32],
 }
 
+/// Versions in a row that not all parties have signed: who may make one alone does not keep the others busy.
+pub const SHORT_VERSIONS_MAX: usize = 32;
+
 /// Whose signatures a version needs that takes another's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Consent {
@@ -218,6 +221,17 @@ impl Agreement {
             Force::Closed => AgreementState::Closing,
             Force::Ready => AgreementState::Ready,
         }
+    }
+
+    /// How many versions in a row, up to this one, not all parties have signed, given those before it, the newest
+    /// first.
+    pub fn short_versions<'a>(&'a self, earlier: impl IntoIterator<Item = &'a Self>) -> usize {
+        let mut newest = self;
+        let short = |before: &&'a Self| {
+            let after = std::mem::replace(&mut newest, before);
+            before.consent(after) != Consent::All
+        };
+        earlier.into_iter().take_while(short).count()
     }
 
     /// Whose signatures make `next` take this version's place. Whoever wants more than this one grants, or other
@@ -317,6 +331,19 @@ mod tests {
         let suspended = next(&before, |next| next.force = Force::Suspended);
         let again = next(&suspended, |next| next.force = Force::InForce);
         assert_eq!(suspended.consent(&again), Consent::All);
+    }
+
+    #[test]
+    fn versions_that_one_party_may_make_alone_are_counted_until_all_sign_again() {
+        let first = agreement(&["xianfeng", "xiaonanhai"], vec![clause(Grant::Sos)]);
+        let mut versions = vec![first];
+        for force in [Force::Suspended, Force::Closed, Force::Suspended] {
+            versions.push(next(&versions[versions.len() - 1], |next| next.force = force));
+        }
+        let short = |of: usize| versions[of].short_versions(versions[..of].iter().rev());
+        assert_eq!([0, 1, 2, 3].map(short), [0, 1, 2, 3]);
+        let again = next(&versions[3], |next| next.force = Force::InForce);
+        assert_eq!(again.short_versions(versions.iter().rev()), 0);
     }
 
     #[test]

@@ -71,6 +71,15 @@ pub struct TrustMark {
 }
 
 impl TrustMark {
+    /// What either holds that is newer.
+    #[must_use]
+    pub fn newest(self, other: Self) -> Self {
+        Self {
+            directory_version: self.directory_version.max(other.directory_version),
+            freshness_at: self.freshness_at.max(other.freshness_at),
+        }
+    }
+
     /// Whether something of this is newer than what the other holds.
     pub fn exceeds(self, other: Self) -> bool {
         self.directory_version > other.directory_version || self.freshness_at > other.freshness_at

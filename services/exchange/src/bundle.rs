@@ -310,7 +310,8 @@ impl Import {
         loop {
             match self.home.take(fared.applied, vec![segment.clone()]).await {
                 Outcome::Known => {}
-                Outcome::Applied { position, parked_count } => {
+                Outcome::Applied { position, parked_count }
+                | Outcome::Passed { position, parked_count } => {
                     (fared.applied, fared.parked_count) = (position, parked_count);
                 }
                 // A link went on meanwhile: once more from there.

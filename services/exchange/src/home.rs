@@ -76,7 +76,7 @@ impl Home {
         // Another way may have brought all this while its turn was waited for: what joins on is not opened again.
         let cursor = match *last {
             Some((position, parked_count)) if position == end || position.seq > end.seq => {
-                return Outcome::Applied { position, parked_count };
+                return Outcome::Passed { position, parked_count };
             }
             Some((position, _)) if position.seq > cursor.seq && position.seq != end.seq => position,
             _ => cursor,

@@ -33,8 +33,6 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 const FRAMES_QUEUED_MAX: usize = 64;
 /// A frame holds at most one signed agreement or one piece.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
-/// Erasures of which a gateway is reminded when it has not confirmed them.
-const ERASURES_MAX: u32 = 1_000;
 /// First wait after a loss; doubles up to half a minute, drawn with full jitter. All must agree a minute
 /// after a line is whole again, and what waited has yet to be sent then.
 pub const REDIAL: Backoff = Backoff { base_ms: 200, cap_ms: 30_000 };
@@ -218,7 +216,6 @@ impl Exchange {
         let commits = self.home.store.listen();
         let now = self.home.clock.now();
         let streams = self.home.store.list_streams().await?;
-        let erasures = self.home.store.list_erasures(ERASURES_MAX).await?;
         let inboxes = self.home.store.list_inboxes().await?;
         let applied: Vec<_> =
             inboxes.into_iter().filter(|row| lanes.contains(&row.stream.lane)).collect();
@@ -237,11 +234,7 @@ impl Exchange {
         let receiver = Receiver::new(positions, &kept.heard, now);
         let mut session = Session::new(self, lanes, sender, receiver, &mut kept.assembler, out);
         session.open(welcome)?;
-        for from in erasures.iter().flat_map(|erasure| &erasure.streams) {
-            if !from.gateways.contains(&self.gateway) {
-                session.replace(&from.stream, (from.from_seq, from.to_seq));
-            }
-        }
+        session.remind().await?;
         let ended = session.run(inbound, commits, books).await;
         kept.heard = session.heard();
         ended

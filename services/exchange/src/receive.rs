@@ -16,6 +16,8 @@ const SEGMENTS_WAITING_MAX: usize = 8_192;
 const SEGMENTS_PER_TAKE_MAX: usize = 256;
 /// Entries applied together.
 const ENTRIES_PER_TAKE_MAX: u64 = 4_096;
+/// Streams that are followed on a link; of more nothing is taken.
+const STREAMS_MAX: usize = 10_000;
 /// A stream with more parked entries than this is paused: something is wrong with it, not with an entry.
 pub const PARKED_MAX: u64 = 1_000;
 /// Ends of segments that are kept of each stream, to compare them with what other parties signed for.
@@ -45,6 +47,13 @@ pub enum Outcome {
     Known,
     /// Applied and on disk.
     Applied {
+        /// Where the cursor stands.
+        position: Position,
+        /// Entries parked in the stream so far.
+        parked_count: u64,
+    },
+    /// Another way has brought all this, or more; nobody has looked at what came this way.
+    Passed {
         /// Where the cursor stands.
         position: Position,
         /// Entries parked in the stream so far.
@@ -172,6 +181,7 @@ impl Receiver {
         match event {
             Event::Segment(segment, size) => self.segment(segment, size, &mut effects),
             Event::Taken(stream, outcome) => self.taken(&stream, outcome, &mut effects),
+            Event::Head(stream, ..) | Event::Receipt(stream, ..) if self.is_full_for(&stream) => {}
             Event::Head(stream, position, made_at) => {
                 self.head(&stream, position, made_at, &mut effects);
             }
@@ -217,8 +227,16 @@ impl Receiver {
             .or_insert_with(|| Stream::new(seal::chain::start(id), 0, now))
     }
 
+    /// Whether a stream is one too many. A gateway can make up as many names as it likes.
+    fn is_full_for(&self, id: &StreamId) -> bool {
+        self.streams.len() >= STREAMS_MAX && !self.streams.contains_key(id)
+    }
+
     fn segment(&mut self, segment: Segment, size: usize, effects: &mut Vec<Effect>) {
         let id = segment.stream().clone();
+        if self.is_full_for(&id) {
+            return self.consumed(id.lane, size, effects);
+        }
         let now = self.now;
         let stream = self.stream(&id);
         if segment.last_seq() > stream.known_seq {
@@ -251,13 +269,15 @@ impl Receiver {
         let mut size = bytes(&taken);
         match outcome {
             Outcome::Known => {}
-            Outcome::Applied { position, parked_count } => {
+            Outcome::Applied { position, parked_count }
+            | Outcome::Passed { position, parked_count } => {
                 stream.retries = 0;
                 stream.applied = position;
                 stream.parked_count = parked_count;
                 stream.known_seq = stream.known_seq.max(position.seq);
                 effects.push(Effect::Receipt(id.clone(), position, parked_count));
-                if stream.mark(&taken, position) {
+                let seen = matches!(outcome, Outcome::Applied { .. });
+                if stream.mark(if seen { &taken } else { &[] }, position) {
                     effects.push(Effect::Alarm(id.clone(), Reason::StreamForked));
                 }
                 if parked_count > PARKED_MAX {

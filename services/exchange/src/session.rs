@@ -1,7 +1,7 @@
 //! An open link: frames in, frames out, and the two cores between them.
 
 use crate::book::Book;
-use crate::home::{News, Offer};
+use crate::home::News;
 use crate::link::{Ended, Exchange, LinkError, Work, line, reason_name};
 use crate::receive::{self, Heard, Outcome, Receiver};
 use crate::send::{self, Ready, Sender};
@@ -31,6 +31,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// Frames and work that may wait before no more is read from the gateway.
 const WAITING_MAX: usize = 1_024;
 
+/// Erasures of which a gateway is reminded at once.
+const ERASURES_MAX: u32 = 10_000;
+
 /// Work that ends some time.
 enum Done {
     Cut(StreamId, Option<Ready>),
@@ -47,8 +50,10 @@ pub(crate) struct Session<'a> {
     assembler: &'a mut Assembler,
     /// What the gateway knows of the linkage.
     gateway_knows: TrustMark,
-    /// The gateway has shown something newer.
-    told_by_gateway: bool,
+    /// What the gateway has shown that it holds.
+    gateway_holds: TrustMark,
+    /// What the gateway has shown is being looked at; nothing more is read meanwhile.
+    offering: Option<BoxFuture<'a, ()>>,
     out: mpsc::Sender<LinkRequest>,
     /// Frames that go before pieces.
     control: VecDeque<link_request::Frame>,
@@ -76,7 +81,8 @@ impl<'a> Session<'a> {
             receiver,
             assembler,
             gateway_knows: TrustMark::default(),
-            told_by_gateway: false,
+            gateway_holds: TrustMark::default(),
+            offering: None,
             out,
             control: VecDeque::new(),
             receipts: BTreeMap::new(),
@@ -94,6 +100,7 @@ impl<'a> Session<'a> {
     /// What is said first: agreements, receipts, credit; then what the gateway lacks.
     pub(crate) fn open(&mut self, welcome: Welcome) -> Result<(), LinkError> {
         self.gateway_knows = decode_mark(welcome.trust);
+        self.gateway_holds = self.gateway_knows;
         self.tell_trust(&self.link.home.book.trust);
         for signed in self.link.home.book.agreements.values() {
             self.control.push_back(link_request::Frame::Agreement(signed.signed.clone()));
@@ -135,7 +142,9 @@ impl<'a> Session<'a> {
         let mut ticks = tokio::time::interval(TICK);
         let out = self.out.clone();
         loop {
-            let listens = self.control.len() < WAITING_MAX && self.work.len() < WAITING_MAX;
+            let listens = self.control.len() < WAITING_MAX
+                && self.work.len() < WAITING_MAX
+                && self.offering.is_none();
             let speaks =
                 !self.control.is_empty() || !self.receipts.is_empty() || self.sender.has_piece();
             // No arm holds state across its await: a lost race loses nothing.
@@ -157,6 +166,7 @@ impl<'a> Session<'a> {
                     }
                     self.tell_trust(&book.trust);
                 }
+                () = offered(&mut self.offering) => self.offering = None,
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
                 permit = out.reserve(), if speaks => {
                     let permit = permit.map_err(|_| LinkError::Line("closed".to_owned()))?;
@@ -178,13 +188,21 @@ impl<'a> Session<'a> {
     fn tell_trust(&mut self, trust: &Trust) {
         let mark = trust.mark();
         if mark.exceeds(self.gateway_knows) {
-            if !self.told_by_gateway {
-                let set = trust.signed_beyond(self.gateway_knows);
-                self.control.push_back(link_request::Frame::Trust(set));
-            }
+            // Told is not taken: the directory is left out only where the gateway has shown that it holds it.
+            let set = trust.signed_beyond(self.gateway_holds);
+            self.control.push_back(link_request::Frame::Trust(set));
             self.gateway_knows = mark;
         }
-        self.told_by_gateway = false;
+    }
+
+    /// Has a person's or the authority's word looked at before anything more is read: one gateway's news never take
+    /// the place of another's.
+    fn offer(&mut self, news: News) {
+        let home = &self.link.home;
+        self.offering = Some(Box::pin(async move {
+            // What is not taken is shown again with the next link.
+            home.show(news).await.ok();
+        }));
     }
 
     fn next_frame(&mut self) -> Option<link_request::Frame> {
@@ -264,6 +282,7 @@ impl<'a> Session<'a> {
                 commit.streams.to_vec()
             }
             Err(broadcast::error::RecvError::Lagged(_)) => {
+                self.remind().await?;
                 let rows = self.link.home.store.list_streams().await?;
                 rows.into_iter().map(|row| (row.stream, row.position)).collect()
             }
@@ -271,6 +290,17 @@ impl<'a> Session<'a> {
         };
         for (stream, position) in grown {
             self.send_event(send::Event::Durable(stream, position));
+        }
+        Ok(())
+    }
+
+    /// Has the gateway delete each packaging of what was erased that it has not said that it deleted.
+    pub(crate) async fn remind(&mut self) -> Result<(), LinkError> {
+        let Exchange { home, gateway, .. } = self.link;
+        for (stream, from_seq, to_seq) in home.store.list_unconfirmed(gateway, ERASURES_MAX).await?
+        {
+            self.replace(&stream, (from_seq, to_seq));
+            self.send_event(send::Event::Erased(stream));
         }
         Ok(())
     }
@@ -350,16 +380,15 @@ impl<'a> Session<'a> {
                 self.status_error(reason_name(refusal.reason));
             }
             Frame::Trust(set) => {
-                self.told_by_gateway = true;
-                let offer = Offer { news: News::Trust(set), taken: None };
-                // What cannot be looked at now is shown again with the next link.
-                drop(self.link.home.news.try_send(offer));
+                let shown = seal::trust::shown_mark(&set);
+                self.gateway_holds = self.gateway_holds.newest(shown);
+                self.gateway_knows = self.gateway_knows.newest(shown);
+                self.offer(News::Trust(set));
             }
             Frame::Replaced(replaced) => self.replaced(replaced)?,
             Frame::Agreement(object) => {
                 let region = self.link.home.book.region.clone();
-                let offer = Offer { news: News::Agreement(region, object), taken: None };
-                drop(self.link.home.news.try_send(offer));
+                self.offer(News::Agreement(region, object));
             }
             Frame::ComeBack(come_back) => {
                 return Ok(Some(Ended::ComeBack(come_back.after_ms.min(60_000))));
@@ -449,10 +478,10 @@ impl<'a> Session<'a> {
                 self.control.push_back(link_request::Frame::Piece(piece))
             }
             Work::Send(send::Effect::Head(stream, position)) => {
-                let head =
-                    signed::Head { stream, position, created_at: self.link.home.clock.now() };
-                self.control
-                    .push_back(link_request::Frame::Head(head.sign(&self.link.home.book.signing)));
+                let home = &self.link.home;
+                let created_at = home.status.head_time(home.clock.now());
+                let head = signed::Head { stream, position, created_at };
+                self.control.push_back(link_request::Frame::Head(head.sign(&home.book.signing)));
             }
             Work::Send(send::Effect::WentBack(stream)) => {
                 self.alarm(Some(&stream), Reason::WentBack)
@@ -509,4 +538,12 @@ impl<'a> Session<'a> {
 
 fn decode(position: pb::StreamPosition) -> Result<(StreamId, Position), LinkError> {
     <(StreamId, Position)>::try_from(position).map_err(|_| LinkError::Protocol("position"))
+}
+
+/// The end of an offer, if there is one.
+async fn offered(offering: &mut Option<BoxFuture<'_, ()>>) {
+    match offering {
+        Some(offering) => offering.await,
+        None => std::future::pending().await,
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::link::{LANE_CLASSES, LinkError};
 use crate::receive::Standing;
-use domain::kernel::{GatewayId, Lane};
+use domain::kernel::{GatewayId, Lane, Timestamp};
 use domain::stream::{Position, StreamId};
 use runtime::ErrorChain;
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +13,9 @@ use tokio::sync::Mutex as AsyncMutex;
 #[derive(Clone, Debug, Default)]
 pub struct Status(Arc<Mutex<State>>, Arc<Mutex<HashMap<StreamId, Turn>>>);
 
+/// Turns that are kept while nobody holds them.
+const TURNS_MAX: usize = 10_000;
+
 /// Held by who takes a range of a stream: how far it was applied in the last turn, and how much is parked.
 pub(crate) type Turn = Arc<AsyncMutex<Option<(Position, u64)>>>;
 
@@ -21,6 +24,8 @@ pub(crate) type Turn = Arc<AsyncMutex<Option<(Position, u64)>>>;
 pub struct State {
     /// The gateways that were ever linked to; see [`Self::gateways`].
     gateways: BTreeMap<GatewayId, Gateway>,
+    /// When the newest head was made.
+    head_at: Option<Timestamp>,
     /// What a person must look at; empty when nothing was since a link was last opened.
     pub(crate) error: String,
 }
@@ -66,7 +71,20 @@ impl Status {
     /// The turn of a stream: the ways by which it comes take it one after another.
     pub(crate) fn turn(&self, stream: &StreamId) -> Turn {
         let mut turns = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        // A gateway can make up as many streams as it likes.
+        if turns.len() >= TURNS_MAX {
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
         Arc::clone(turns.entry(stream.clone()).or_default())
+    }
+
+    /// When a head is made now: later than all before it, though the clock may have been set back since. What is
+    /// older is taken for something that is shown again.
+    pub(crate) fn head_time(&self, now: Timestamp) -> Timestamp {
+        self.with(|state| {
+            let after = |last: Timestamp| Timestamp::from_micros(last.micros().saturating_add(1));
+            *state.head_at.insert(state.head_at.map_or(now, |last| now.max(after(last))))
+        })
     }
 
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -205,6 +223,14 @@ mod tests {
             }
         }
         status
+    }
+
+    #[test]
+    fn heads_are_made_in_order_though_the_clock_is_set_back() {
+        let status = Status::default();
+        let at = Timestamp::from_micros;
+        let made = [5, 5, 3, 9].map(|micros| status.head_time(at(micros)));
+        assert_eq!(made, [at(5), at(6), at(7), at(9)]);
     }
 
     #[test]

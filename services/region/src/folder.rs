@@ -7,7 +7,7 @@
 //! regions/<id>/store.sqlite                                its records
 //! ```
 
-use domain::agreement::Consent;
+use domain::agreement::{Consent, SHORT_VERSIONS_MAX};
 use domain::directory::Directory;
 use domain::kernel::{AgreementId, Reason, RegionId, STALE_HOURS, Timestamp, TrustAge};
 use exchange::book::{Book, SignedAgreement};
@@ -219,6 +219,9 @@ pub enum InstallError {
     /// Another text of this version is held, and the authority does not say that this one counts.
     #[error("another text of this version is held: ask the authority which counts")]
     Forked,
+    /// One party makes others busy with versions that it may make alone.
+    #[error("too many versions in a row that not all parties have signed: have all sign the next")]
+    TooMany,
     /// The version before is not held, so it cannot be told who must have signed.
     #[error("a signature is missing, or the version before: install that first")]
     Before(#[source] TrustError),
@@ -242,6 +245,7 @@ impl InstallError {
             Self::Trust(error) => error.reason(),
             Self::NotAParty(_) => Reason::NotAParty,
             Self::Forked => Reason::AgreementForked,
+            Self::TooMany => Reason::LimitExceeded,
             Self::Before(_) => Reason::AgreementUnknown,
             Self::Folder(_) | Self::Write { .. } => Reason::StorageUnavailable,
         }
@@ -274,7 +278,7 @@ pub fn install(
         }
     }
     let before = held.get(&(id, version.saturating_sub(1))).map(|held| &held.agreement);
-    let agreement = match seal::trust::agreement(object, before, &trust.directory) {
+    let agreement = match seal::trust::agreement(object, before, trust) {
         Err(error @ TrustError::Unsigned { .. }) if version > 1 && before.is_none() => {
             return Err(InstallError::Before(error));
         }
@@ -282,6 +286,10 @@ pub fn install(
     };
     if !agreement.has_party(region) && before.is_none_or(|before| !before.has_party(region)) {
         return Err(InstallError::NotAParty(region.clone()));
+    }
+    let earlier = (1..version).rev().map_while(|version| held.get(&(id, version)));
+    if agreement.short_versions(earlier.map(|held| &held.agreement)) > SHORT_VERSIONS_MAX {
+        return Err(InstallError::TooMany);
     }
     // What is held already stays as it is.
     let known = held.get(&(id, version)).is_some_and(|held| held.agreement == agreement);

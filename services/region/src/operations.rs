@@ -81,6 +81,8 @@ pub(crate) enum OperationsError {
 struct Ground {
     operations: HashMap<OperationId, OperationRow>,
     records: HashMap<RecordId, Present>,
+    /// Records that are there no more.
+    erased: HashSet<RecordId>,
 }
 
 /// A record as it stands, and what was shown of it.
@@ -100,6 +102,7 @@ pub(crate) async fn apply(
         Ground {
             operations: HashMap::with_capacity(incoming.len()),
             records: HashMap::with_capacity(incoming.len()),
+            erased: HashSet::new(),
         }
     } else {
         Ground::read(region, incoming).await?
@@ -175,12 +178,15 @@ impl Ground {
         let mut ground = Self {
             operations: rows.into_iter().map(|row| (row.operation_id, row)).collect(),
             records: HashMap::with_capacity(records.len()),
+            erased: HashSet::new(),
         };
         for record in records {
             if let Some(row) = region.store.find_record(record).await? {
                 let present =
                     decode_record(&row.encoded).ok_or(OperationsError::Unreadable)?.into();
                 ground.records.insert(record, Present { record: present, shown: row.shown });
+            } else if region.store.is_erased(record).await? {
+                ground.erased.insert(record);
             }
         }
         Ok(ground)
@@ -208,6 +214,7 @@ fn decide_all(
     incoming: &[Incoming],
     mut ground: Ground,
 ) -> (Commit, Vec<Answer>) {
+    let turns = region.store.turns();
     let book = region.book();
     let mut items = Vec::new();
     let mut answers = Vec::with_capacity(incoming.len());
@@ -216,7 +223,7 @@ fn decide_all(
         items.extend(item);
         answers.push(answer);
     }
-    (Commit { items, now: sender.now }, answers)
+    (Commit { items, turns, now: sender.now }, answers)
 }
 
 fn decide_one(
@@ -264,6 +271,9 @@ fn decide_one(
 }
 
 fn judge(region: &Hosted, sender: &Sender, operation: &Operation, ground: &Ground) -> Answer {
+    if ground.erased.contains(&operation.record_id) {
+        return Answer::Rejected(Rejection::of(Reason::RecordNotFound));
+    }
     let parents = || operation.parent_ids.iter().map(|id| ground.outcome(id));
     if sender.expired && !matches!(operation.change, Change::RaiseSos(_)) {
         return Answer::Quarantined;

@@ -40,6 +40,9 @@ pub enum TrustError {
         "the directory key was not valid when this was signed: ask the authority for a new one"
     )]
     KeyExpired,
+    /// Signed with a directory key that was replaced.
+    #[error("another directory key has replaced the one that signed this")]
+    KeyReplaced,
     /// The freshness speaks of another directory, or the directory names nobody who may sign it.
     #[error("the freshness is not one of this directory")]
     NotFresh,
@@ -80,6 +83,7 @@ impl TrustError {
             Self::Unreadable(_) | Self::Malformed { .. } => Reason::EntryUnreadable,
             Self::Unsigned { .. }
             | Self::KeyExpired
+            | Self::KeyReplaced
             | Self::OtherLinkage
             | Self::Ahead
             | Self::KeyNotPinned(_) => Reason::SignatureInvalid,
@@ -101,6 +105,8 @@ pub struct Trust {
     pub freshness: Option<Freshness>,
     /// How long the key that signed the directory is good.
     pub key_expires_at: Timestamp,
+    /// When it was made.
+    key_created_at: Timestamp,
     directory_sha256: [u8; 32],
     signed: pb::TrustSet,
 }
@@ -136,6 +142,7 @@ impl Trust {
             directory,
             freshness: None,
             key_expires_at: until,
+            key_created_at: from,
             signed: pb::TrustSet::default(),
         };
         if let Some(object) = &set.freshness {
@@ -196,6 +203,10 @@ impl Trust {
         // A directory that is newer than the word on it is not taken without a newer word.
         let is_fresher = offered.mark().freshness_at > self.mark().freshness_at;
         let is_newer = theirs >= mine && is_fresher || theirs > mine && self.freshness.is_none();
+        // A key that another has replaced signs nothing new, whoever has it now.
+        if is_newer && offered.key_created_at < self.key_created_at {
+            return Err(TrustError::KeyReplaced);
+        }
         Ok(is_newer.then_some(offered))
     }
 
@@ -205,6 +216,7 @@ impl Trust {
         Self {
             directory_sha256: sha256(&body),
             key_expires_at: directory.created_at,
+            key_created_at: directory.created_at,
             directory,
             freshness: None,
             signed: pb::TrustSet::default(),
@@ -278,6 +290,16 @@ impl Trust {
     }
 }
 
+/// What a set says of itself, as far as whoever shows it is concerned: nothing in it is verified.
+pub fn shown_mark(set: &pb::TrustSet) -> TrustMark {
+    let freshness = set.freshness.as_ref();
+    let read = freshness.and_then(|object| proto::convert::freshness::decode(&object.body).ok());
+    read.map_or(TrustMark::default(), |freshness| TrustMark {
+        directory_version: freshness.directory_version,
+        freshness_at: Some(freshness.created_at),
+    })
+}
+
 /// Looks at an encoded [`pb::TrustSet`]: one that lies where nothing is held yet, or one that is shown to who
 /// holds something. Gives what is to be believed from now on and as what it is kept, where that is newer.
 ///
@@ -313,9 +335,10 @@ fn unsigned(what: &'static str) -> impl Fn(signed::SignedError) -> TrustError {
 pub fn agreement(
     object: &SignedObject,
     before: Option<&Agreement>,
-    directory: &Directory,
+    trust: &Trust,
 ) -> Result<Agreement, TrustError> {
     let agreement = read_agreement(object)?;
+    let directory = &trust.directory;
     for party in &agreement.parties {
         let name = || party.region.to_string();
         let listed = directory.regions.get(&party.region);
@@ -324,7 +347,7 @@ pub fn agreement(
             return Err(TrustError::KeyNotPinned(name()));
         }
     }
-    consented(object, &agreement, before, (directory, Left::Refused))?;
+    consented(object, &agreement, before, (directory, Left::Refused(trust)))?;
     Ok(agreement)
 }
 
@@ -354,10 +377,10 @@ pub fn read_agreement(object: &SignedObject) -> Result<Agreement, TrustError> {
 }
 
 /// What becomes of a signature that cannot be looked at, because who signed has left the linkage or has another key.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Left {
-    /// It does not count.
-    Refused,
+#[derive(Clone, Copy)]
+enum Left<'a> {
+    /// It does not count, and neither does that of a region that was revoked where fewer than all must sign.
+    Refused(&'a Trust),
     /// It was looked at before.
     Taken,
 }
@@ -367,7 +390,7 @@ fn consented(
     object: &SignedObject,
     agreement: &Agreement,
     before: Option<&Agreement>,
-    (directory, left): (&Directory, Left),
+    (directory, left): (&Directory, Left<'_>),
 ) -> Result<(), TrustError> {
     let before = before.filter(|before| before.version.checked_add(1) == Some(agreement.version));
     let consent = match (before, agreement.supersedes) {
@@ -389,13 +412,21 @@ fn consented(
     let enough = match &consent {
         Consent::All => signers.len(),
         Consent::AllButOne => signers.len().saturating_sub(1),
-        Consent::Any => signers.len().min(1),
+        // Whoever called it up may be the one who has left.
+        Consent::Any if matches!(left, Left::Taken) && signers.len() < agreement.parties.len() => 0,
+        Consent::Any => 1,
         Consent::Leaver(leaver) => {
             signers = pinned(before.map_or(&[], |before| &before.parties));
             signers.retain(|(signer, _)| signer == leaver.as_str());
-            if left == Left::Taken { signers.len() } else { 1 }
+            if matches!(left, Left::Taken) { signers.len() } else { 1 }
         }
     };
+    if let (Left::Refused(trust), Consent::AllButOne | Consent::Any) = (left, &consent) {
+        // Its key may be in other hands.
+        let revoked = |party: &Party| trust.find_region(&party.region).is_none();
+        let revoked: Vec<_> = agreement.parties.iter().filter(|party| revoked(party)).collect();
+        signers.retain(|(signer, _)| !revoked.iter().any(|of| of.region.as_str() == signer));
+    }
     let mut missing = None;
     let mut good = 0;
     for (signer, key) in &signers {

@@ -86,9 +86,14 @@ pub(crate) fn open_writer(path: &Path, migrations: &[Migration]) -> Result<Conne
     Ok(conn)
 }
 
-/// Brings the log into the file and empties it; tells whether it is empty. A reader that is at work keeps it.
+/// Brings the log into the file and empties it; tells whether it is empty. A reader that is at work keeps it: nobody
+/// waits for that one.
 pub(crate) fn empty_log(conn: &Connection) -> bool {
-    let busy = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    let patience = |ms| conn.busy_timeout(std::time::Duration::from_millis(ms));
+    let empty =
+        || conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    let busy = patience(0).and_then(|()| empty());
+    let busy = patience(BUSY_TIMEOUT_MS).and(busy);
     if let Err(error) = &busy {
         tracing::warn!(error = %error, "the log was not emptied");
     }

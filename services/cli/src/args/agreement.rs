@@ -11,6 +11,7 @@ use prost::Message as _;
 use proto::kernel::v1::SignedObject;
 use runtime::clock::{SystemClock, SystemEntropy};
 use seal::key::sha256;
+use seal::trust::Trust;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
@@ -164,7 +165,7 @@ pub(super) async fn run(word: Word) -> Result<()> {
             }
             if let Some(data) = data {
                 let directory = linkage::read_directory(&data, now)?;
-                seal::trust::agreement(&object, None, &directory)?;
+                seal::trust::agreement(&object, None, &Trust::of(directory))?;
                 println!("# every signature is good");
             }
             print!("{}", terms::print(&agreement));

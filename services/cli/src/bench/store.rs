@@ -344,7 +344,7 @@ impl Maker {
         Ok(match self.part {
             Part::Commit => {
                 let items = (0..rows).map(|_| self.item()).collect::<Result<_>>()?;
-                Job::Commit(Commit { items, now: self.now })
+                Job::Commit(Commit { items, turns: 0, now: self.now })
             }
             Part::Apply => {
                 let before = self.at;

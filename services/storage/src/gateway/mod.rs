@@ -100,7 +100,7 @@ impl Store {
         let state = State {
             memory,
             pending: Pending::default(),
-            unsettled: false,
+            unsettled: true,
             committed: committed.clone(),
         };
         let readers = sqlite::open_readers(path).await?;

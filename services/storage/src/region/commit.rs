@@ -150,6 +150,8 @@ pub struct CommitItem {
 pub struct Commit {
     /// The operations, in order; later ones may rest on earlier ones.
     pub items: Vec<CommitItem>,
+    /// How many agreement versions had come into force when it was decided; see [`super::Store::turns`].
+    pub turns: u64,
     /// The region's clock.
     pub now: Timestamp,
 }
@@ -168,6 +170,8 @@ pub enum CommitVerdict {
 struct Ground<'a> {
     operations: HashMap<OperationId, OperationOutcome>,
     records: HashMap<RecordId, Present<'a>>,
+    /// Records that were erased, of those that are to be made anew.
+    erased: HashSet<RecordId>,
 }
 
 /// The present revision of a record.
@@ -187,19 +191,10 @@ impl Present<'_> {
     }
 }
 
-impl Commit {
-    /// Whether it shows something under a version that is not in force any more.
-    fn is_behind(&self, state: &State) -> bool {
-        let shares =
-            self.items.iter().filter_map(|item| item.write.as_ref()).flat_map(|w| &w.shares);
-        shares.into_iter().any(|share| share.is_behind(state))
-    }
-}
-
 impl ShareWrite {
     /// Whether the version is not in force any more, and this is no calling off.
     pub(super) fn is_behind(&self, state: &State) -> bool {
-        let opened = state.memory.versions.get(&self.stream.agreement);
+        let opened = state.memory.versions.in_force.get(&self.stream.agreement);
         !self.behind_end && opened.is_some_and(|opened| *opened > self.stream.version)
     }
 }
@@ -256,8 +251,9 @@ fn write(
     let mut runs = Runs::default();
     let mut verdicts = Vec::new();
     for commit in commits() {
-        let verdict =
-            if commit.is_behind(state) { CommitVerdict::Stale } else { ground.check(commit) };
+        // Also where it shows nothing: under the version in force it might.
+        let turned = commit.turns != state.memory.versions.turns;
+        let verdict = if turned { CommitVerdict::Stale } else { ground.check(commit) };
         if verdict == CommitVerdict::Done {
             state.pending.now = Some(commit.now);
             for item in &commit.items {
@@ -318,9 +314,16 @@ impl<'a> Ground<'a> {
             let base = Base { revision: revision?, shown: Shown::from_bytes(&shown)? };
             Some((RecordId::from_slice(&id)?, Present::Stored(feed_seq, base)))
         });
+        let erased = select_in(
+            conn,
+            "SELECT record_id FROM erasure WHERE record_id",
+            if careful { &keys } else { &[] },
+            |row| row.get::<_, Vec<u8>>(0),
+        )?;
         let mut ground = Self {
             operations: HashMap::with_capacity(items().count()),
             records: HashMap::with_capacity(items().count()),
+            erased: erased.iter().filter_map(|id| RecordId::from_slice(id)).collect(),
         };
         ground.operations.extend(operations);
         ground.records.extend(records);
@@ -345,7 +348,7 @@ impl<'a> Ground<'a> {
             let (before, present) =
                 (written.get(&write.record_id), self.records.get(&write.record_id));
             let stands = match (&write.base, before, present) {
-                (None, None, None) => true,
+                (None, None, None) => !self.erased.contains(&write.record_id),
                 (Some(base), Some(before), _) => before.is(base),
                 (Some(base), None, Some(present)) => present.is(base),
                 (None, ..) | (Some(_), None, None) => false,

@@ -4,13 +4,13 @@
 use super::outbox::{self, Runs};
 use super::{FeedItem, FeedSource, State, Store, StreamState};
 use crate::ReadError;
-use crate::region::commit::read_revision;
+use crate::region::commit::{OperationOutcome, read_revision};
 use crate::region::stream::stream_id;
 use crate::sqlite::{int, uint};
 use crate::writer::WriteError;
 use bytes::Bytes;
 use domain::erasure::{ENTRIES_PER_ERASE_MAX, Erase, EraseReason};
-use domain::kernel::{DeviceId, GatewayId, Kind, RecordId, RegionId, Revision, Timestamp};
+use domain::kernel::{DeviceId, GatewayId, Kind, Reason, RecordId, RegionId, Revision, Timestamp};
 use domain::stream::{Shown, StreamId};
 use rusqlite::{Connection, OptionalExtension as _};
 use sqlx::Row as _;
@@ -90,9 +90,11 @@ pub(super) fn run(
     from_streams(state, conn, erasing, last)?;
     conn.prepare_cached("DELETE FROM record WHERE feed_seq = ?1")?.execute([old_seq])?;
     conn.prepare_cached("DELETE FROM record_history WHERE record_id = ?1")?.execute([id])?;
-    // What waits for it waits for nothing.
-    conn.prepare_cached("UPDATE operation SET encoded = NULL WHERE record_id = ?1")?
-        .execute([id])?;
+    // What waits is answered: there is nothing any more that it could change.
+    conn.prepare_cached(
+        "UPDATE operation SET encoded = NULL, outcome = ?2, reason = ?3 WHERE record_id = ?1 AND encoded IS NOT NULL",
+    )?
+    .execute((id, OperationOutcome::Rejected.code(), Reason::RecordNotFound.code()))?;
     let encoded = (erasing.encoded)(erasing.record_id, kind);
     conn.prepare_cached(
         "INSERT INTO erasure (feed_seq, record_id, kind, erased_at, reason, device_id, encoded) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -183,9 +185,14 @@ const ERASURES: &str = "SELECT e.feed_seq, e.record_id, e.kind, e.erased_at, e.r
       LEFT JOIN erasure_gateway g ON g.feed_seq = t.feed_seq AND g.stream_no = t.stream_no
     ORDER BY e.feed_seq DESC, t.stream_no, g.gateway_id";
 
+const UNCONFIRMED: &str = "SELECT s.stream_id, t.from_seq, t.to_seq FROM erasure_stream t JOIN stream s ON s.stream_no = t.stream_no
+      LEFT JOIN erasure_gateway g ON g.feed_seq = t.feed_seq AND g.stream_no = t.stream_no AND g.gateway_id = $1
+    WHERE g.gateway_id IS NULL ORDER BY t.feed_seq, t.stream_no LIMIT $2";
+const IS_ERASED: &str = "SELECT 1 FROM erasure WHERE record_id = $1";
+
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[ERASURES];
+pub(super) const STATEMENTS: &[&str] = &[ERASURES, UNCONFIRMED, IS_ERASED];
 
 impl Store {
     /// Erases a record, and says so in every stream that held it; tells whether there was one.
@@ -207,6 +214,36 @@ impl Store {
         (from_seq, to_seq): (u64, u64),
     ) -> Result<(), WriteError> {
         self.queue.call((gateway, stream, from_seq, to_seq), super::Job::Replaced).await
+    }
+
+    /// Ranges of streams whose packagings a gateway has not said that it deleted, the oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.erasures.unconfirmed", level = "debug", skip_all)]
+    pub async fn list_unconfirmed(
+        &self,
+        gateway: &GatewayId,
+        limit: u32,
+    ) -> Result<Vec<(StreamId, u64, u64)>, ReadError> {
+        let rows = sqlx::query(UNCONFIRMED)
+            .bind(gateway.as_str())
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter()
+            .map(|row| Ok((stream_id(row, 0)?, uint(row.try_get(1)?), uint(row.try_get(2)?))))
+            .collect()
+    }
+
+    /// Whether a record was erased.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.erasure.find", level = "debug", skip_all)]
+    pub async fn is_erased(&self, record: RecordId) -> Result<bool, ReadError> {
+        let id = record.as_bytes().as_slice();
+        Ok(sqlx::query(IS_ERASED).bind(id).fetch_optional(&self.readers).await?.is_some())
     }
 
     /// What was erased, the newest first.

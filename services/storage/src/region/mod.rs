@@ -47,6 +47,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tail::Tail;
 use tokio::sync::broadcast;
+use turn::Versions;
 
 const MIGRATIONS: &[Migration] = &[
     Migration {
@@ -104,7 +105,7 @@ pub struct Store {
     tail: Arc<Mutex<Tail>>,
     recent: Arc<Mutex<Recent>>,
     devices: Arc<Mutex<Devices>>,
-    versions: Arc<Mutex<HashMap<AgreementId, u32>>>,
+    versions: Arc<Mutex<Versions>>,
     epoch: Epoch,
     metrics: Metrics,
 }
@@ -175,7 +176,8 @@ impl Store {
             devices: Arc::clone(&devices),
             versions: Arc::clone(&versions),
             recent: Arc::clone(&recent),
-            unsettled: false,
+            // Whoever was here before may have been stopped before it was done with that.
+            unsettled: true,
             memory,
             pending: Pending::default(),
             committed: committed.clone(),
@@ -222,7 +224,14 @@ impl Store {
     /// The version of an agreement that is in force here, by what was written; `None` before the first.
     pub fn version_in_force(&self, agreement: AgreementId) -> Option<u32> {
         // Each change leaves it whole.
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&agreement).copied()
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.in_force.get(&agreement).copied()
+    }
+
+    /// How many versions have come into force by now: what is decided names it, and is handed back when another has
+    /// come meanwhile.
+    pub fn turns(&self) -> u64 {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner).turns
     }
 
     /// Puts an agreement version into force: what is decided under those before it is handed back from now on.
@@ -348,7 +357,7 @@ pub(crate) struct Memory {
     feed_seq: u64,
     streams: HashMap<StreamId, StreamState>,
     /// The version of each agreement that is in force here.
-    versions: HashMap<AgreementId, u32>,
+    versions: Versions,
     inboxes: HashMap<StreamId, InboxState>,
     watcher_set: Option<i64>,
     disclosure_hash: [u8; 32],
@@ -377,7 +386,8 @@ pub(crate) struct Pending {
     streams: HashMap<StreamId, Position>,
     runs: Vec<Run>,
     revoked: Vec<DeviceId>,
-    versions: Vec<(AgreementId, u32)>,
+    /// A version has come into force.
+    turned: bool,
     /// Ranges of streams that hold what was erased.
     erased: Vec<(StreamId, u64, u64)>,
     inbox: HashMap<StreamId, Position>,
@@ -395,7 +405,7 @@ pub(crate) struct State {
     committed: broadcast::Sender<Committed>,
     tail: Arc<Mutex<Tail>>,
     devices: Arc<Mutex<Devices>>,
-    versions: Arc<Mutex<HashMap<AgreementId, u32>>>,
+    versions: Arc<Mutex<Versions>>,
     recent: Arc<Mutex<Recent>>,
     /// What was erased may still stand in the log.
     unsettled: bool,
@@ -423,7 +433,7 @@ impl Memory {
         Ok(Self {
             feed_seq: sqlite::uint(feed_seq),
             streams: stream::load(conn)?,
-            versions: turn::load(conn)?,
+            versions: Versions { turns: 0, in_force: turn::load(conn)? },
             inboxes: apply::load(conn)?,
             watcher_set: None,
             disclosure_hash,
@@ -512,8 +522,9 @@ impl crate::writer::Apply for State {
             self.tail.lock().unwrap_or_else(PoisonError::into_inner).forget(stream);
             self.recent.lock().unwrap_or_else(PoisonError::into_inner).forget(stream);
         }
-        for (agreement, version) in pending.versions {
-            self.versions.lock().unwrap_or_else(PoisonError::into_inner).insert(agreement, version);
+        if pending.turned {
+            let versions = self.memory.versions.clone();
+            *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = versions;
         }
         for device in pending.revoked {
             self.devices.lock().unwrap_or_else(PoisonError::into_inner).revoked(device);
@@ -538,7 +549,8 @@ impl crate::writer::Apply for State {
         let pending = std::mem::take(&mut self.pending);
         // A set that was rolled back has no row, and its number will be another's.
         let watcher_set = pending.watchers_before.unwrap_or(self.memory.watcher_set);
-        self.memory = Memory { watcher_set, ..Memory::load(conn)? };
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.memory = Memory { watcher_set, versions, ..Memory::load(conn)? };
         Ok(())
     }
 }

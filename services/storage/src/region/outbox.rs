@@ -326,27 +326,36 @@ const NEWEST_WITH: &str = "SELECT o.first_seq, o.h_before, o.entries FROM stream
 /// Runs that were read last, one a stream: who reads a stream entry by entry, far behind its end, would
 /// read each run as often as it has entries.
 #[derive(Debug, Default)]
-pub(super) struct Recent(HashMap<StreamId, (Position, Vec<OutboxEntry>)>);
+pub(super) struct Recent {
+    runs: HashMap<StreamId, (Position, Vec<OutboxEntry>)>,
+    /// How often something was erased: what was read before is not kept after.
+    erasures: u64,
+}
 
 /// Streams of which a run is remembered.
 const RECENT_MAX: usize = 16;
 
 impl Recent {
-    fn keep(&mut self, stream: &StreamId, before: Position, run: Vec<OutboxEntry>) {
-        if self.0.len() >= RECENT_MAX {
-            self.0.clear();
+    /// Keeps a run that was read when so many erasures were known.
+    fn keep(&mut self, stream: &StreamId, (before, run): (Position, Vec<OutboxEntry>), known: u64) {
+        if known != self.erasures {
+            return;
         }
-        self.0.insert(stream.clone(), (before, run));
+        if self.runs.len() >= RECENT_MAX {
+            self.runs.clear();
+        }
+        self.runs.insert(stream.clone(), (before, run));
     }
 
     /// Something of the stream was erased.
     pub(super) fn forget(&mut self, stream: &StreamId) {
-        self.0.remove(stream);
+        self.runs.remove(stream);
+        self.erasures += 1;
     }
 
     /// The entries after `after` to `last`; `None` where the store must be asked.
     fn range(&self, stream: &StreamId, after: u64, last: u64) -> Option<Vec<OutboxEntry>> {
-        let (before, run) = self.0.get(stream)?;
+        let (before, run) = self.runs.get(stream)?;
         let index = |seq: u64| usize::try_from(seq.checked_sub(before.seq)?).ok();
         run.get(index(after)?..index(last)?).map(<[OutboxEntry]>::to_vec)
     }
@@ -399,7 +408,11 @@ impl Store {
             return Ok(entries);
         }
         let last = after.saturating_add(u64::from(limit));
-        if let Some(entries) = self.recent().range(stream, after, last) {
+        let (known, kept) = {
+            let recent = self.recent();
+            (recent.erasures, recent.range(stream, after, last))
+        };
+        if let Some(entries) = kept {
             return Ok(entries);
         }
         let rows = sqlx::query(RANGE)
@@ -415,8 +428,8 @@ impl Store {
             entries.extend_from_slice(&run);
             newest = Some((before, run));
         }
-        if let Some((before, run)) = newest {
-            self.recent().keep(stream, before, run);
+        if let Some(newest) = newest {
+            self.recent().keep(stream, newest, known);
         }
         entries.retain(|entry| (after + 1..=last).contains(&entry.position.seq));
         Ok(entries)

@@ -57,7 +57,7 @@ fn commit(n: i64, bytes: usize) -> Commit {
         shares: Vec::new(),
     };
     let item = CommitItem { operation, replaces_held: false, write: Some(write) };
-    Commit { items: vec![item], now: NOW }
+    Commit { items: vec![item], turns: 0, now: NOW }
 }
 
 #[test]

@@ -59,6 +59,15 @@ pub struct TurnPage {
     pub now: Timestamp,
 }
 
+/// The versions that are in force.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Versions {
+    /// How many came into force since the store was opened.
+    pub(super) turns: u64,
+    /// By agreement.
+    pub(super) in_force: HashMap<AgreementId, u32>,
+}
+
 /// Versions in force.
 pub(super) fn load(conn: &Connection) -> rusqlite::Result<HashMap<AgreementId, u32>> {
     let mut statement =
@@ -77,7 +86,8 @@ pub(super) fn load(conn: &Connection) -> rusqlite::Result<HashMap<AgreementId, u
 /// Puts a version into force, unless it or a later one is.
 pub(super) fn begin(state: &mut State, conn: &Connection, turn: &Turn) -> rusqlite::Result<()> {
     let Turn { agreement, version, openings, writes, shows_open, expires_at, now } = turn;
-    if state.memory.versions.get(agreement).is_some_and(|known| known >= version) {
+    let known = state.memory.versions.in_force.get(agreement).copied();
+    if known >= Some(*version) {
         return Ok(());
     }
     let older = |stream: &&StreamId| {
@@ -97,13 +107,24 @@ pub(super) fn begin(state: &mut State, conn: &Connection, turn: &Turn) -> rusqli
         }
     }
     runs.write(state, conn)?;
-    let through = if *shows_open { state.memory.feed_seq } else { 0 };
+    // What the version before had yet to show is shown under this one.
+    let unfinished = conn
+        .prepare_cached(
+            "SELECT after_seq < through_seq FROM turn WHERE agreement_id = ?1 AND version = ?2",
+        )?
+        .query_row((agreement.as_bytes().as_slice(), known.unwrap_or(0).to_be_bytes()), |row| {
+            row.get::<_, bool>(0)
+        })
+        .optional()?;
+    let shows = *shows_open || *writes && unfinished == Some(true);
+    let through = if shows { state.memory.feed_seq } else { 0 };
     conn.prepare_cached(
         "INSERT INTO turn (agreement_id, version, after_seq, through_seq) VALUES (?1, ?2, 0, ?3)",
     )?
     .execute((agreement.as_bytes().as_slice(), version.to_be_bytes(), int(through)))?;
-    state.memory.versions.insert(*agreement, *version);
-    state.pending.versions.push((*agreement, *version));
+    state.memory.versions.in_force.insert(*agreement, *version);
+    state.memory.versions.turns += 1;
+    state.pending.turned = true;
     state.pending.now = Some(*now);
     Ok(())
 }

@@ -32,7 +32,10 @@ pub(super) fn empty(
     if !rows.iter().filter(of).any(|(_, gone, ..)| *gone) {
         return Ok(false);
     }
-    let views = rows.iter().filter(of).filter(|(_, _, withdrawn, _)| !withdrawn);
+    let views = rows.iter().filter(of).filter(|(_, _, withdrawn, (.., encoded))| {
+        // What is empty already need not be settled again.
+        !withdrawn && !encoded.is_empty()
+    });
     let mut emptied = false;
     for (.., (feed_seq, salt, entry, encoded)) in views {
         // What came before salts were kept leaves nothing by which its chain could be followed anyway.

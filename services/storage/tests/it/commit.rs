@@ -1,9 +1,10 @@
 //! Operations become records and stream entries.
 
 use crate::world::*;
+use domain::erasure::EraseReason;
 use domain::kernel::Lane;
 use domain::stream::Shown;
-use storage::region::{CommitItem, CommitVerdict, FeedSource, OperationOutcome};
+use storage::region::{CommitItem, CommitVerdict, Erasing, FeedSource, OperationOutcome};
 use storage::{ReadError, WriteError};
 
 const STALE: Result<CommitVerdict, WriteError> = Ok(CommitVerdict::Stale);
@@ -297,4 +298,31 @@ async fn the_newest_entry_of_a_record_is_found_behind_others_that_name_it() {
     assert!(world.store.find_entry_with(&never, record(1), |_| true).await.unwrap().is_none());
     let found = world.store.find_entry_with(&of, record(9), |_| true).await.unwrap();
     assert!(found.is_none(), "no entry names it");
+}
+
+#[tokio::test]
+async fn what_was_erased_is_waited_for_by_nothing_and_never_there_again() {
+    let world = World::new().await;
+    let mut waits = write(2, 1, 2);
+    (waits.operation, waits.write) = (answered(2, 1, OperationOutcome::Held, 0), None);
+    world.store.commit(commit(vec![write(1, 1, 1), waits])).await.unwrap();
+    let erasing = Erasing {
+        record_id: record(1),
+        region: slug("xiaonanhai"),
+        reason: EraseReason::Privacy,
+        device: None,
+        salts: Vec::new(),
+        encoded: |_, _| bytes::Bytes::from_static(b"withdrawn"),
+        expires_at: NOW.plus_days(9),
+        now: NOW,
+    };
+    assert_eq!(world.store.erase(erasing.clone()).await, Ok(true));
+    assert_eq!(world.look::<i64>("SELECT count(*) FROM operation WHERE encoded IS NOT NULL"), 0);
+    assert_eq!(world.store.list_held(device(1), 9).await.unwrap().len(), 0);
+    assert!(world.store.is_erased(record(1)).await.unwrap());
+    // Its id is not given to another record.
+    let again = world.store.commit(commit(vec![write(3, 1, 1)])).await;
+    assert_eq!(again, Ok(CommitVerdict::Stale));
+    assert_eq!(world.store.commit(commit(vec![write(4, 4, 1)])).await, Ok(CommitVerdict::Done));
+    assert_eq!(world.store.erase(erasing).await, Ok(false));
 }

@@ -3,7 +3,7 @@
 use crate::world::*;
 use domain::kernel::Lane;
 use domain::stream::{LastShown, Position, Shown, StreamId};
-use storage::region::{Base, CommitVerdict, Reshare, Turn, TurnPage};
+use storage::region::{Base, Commit, CommitVerdict, Reshare, Turn, TurnPage};
 
 fn second(of: &StreamId) -> StreamId {
     StreamId { version: 2, ..of.clone() }
@@ -50,7 +50,10 @@ async fn the_streams_before_end_where_the_new_ones_say_they_do() {
     assert_eq!(world.store.version_in_force(alert.agreement), Some(2));
     assert_eq!(world.store.list_streams().await.unwrap().len(), 4);
     let later = vec![shown(&second(&alert), 9, 9, 1)];
-    assert_eq!(world.store.commit(commit(later)).await, Ok(CommitVerdict::Done));
+    assert_eq!(
+        world.store.commit(Commit { turns: world.store.turns(), ..commit(later) }).await,
+        Ok(CommitVerdict::Done)
+    );
     assert_eq!(rows(&world, &second(&alert)).await.len(), 2);
 }
 
@@ -60,7 +63,10 @@ async fn what_was_decided_under_the_version_before_is_handed_back() {
     let routine = stream("xiaonanhai", Lane::Routine);
     world.store.turn(turn(&routine, 1, true)).await.unwrap();
     let fresh = vec![shown(&routine, 1, 1, 1)];
-    assert_eq!(world.store.commit(commit(fresh)).await, Ok(CommitVerdict::Done));
+    assert_eq!(
+        world.store.commit(Commit { turns: world.store.turns(), ..commit(fresh) }).await,
+        Ok(CommitVerdict::Done)
+    );
     world.store.turn(turn(&routine, 2, true)).await.unwrap();
     let late = vec![shown(&routine, 2, 2, 1)];
     assert_eq!(world.store.commit(commit(late)).await, Ok(CommitVerdict::Stale));
@@ -68,16 +74,38 @@ async fn what_was_decided_under_the_version_before_is_handed_back() {
     let alert = stream("xiaonanhai", Lane::Alert);
     let late = vec![shown(&alert, 3, 3, 1)];
     assert_eq!(world.store.commit(commit(late)).await, Ok(CommitVerdict::Stale));
+    // And what shows nothing: under the version in force it might.
+    let late = vec![write(5, 5, 1)];
+    assert_eq!(world.store.commit(commit(late)).await, Ok(CommitVerdict::Stale));
     let mut off = shown(&second(&routine), 4, 1, 2);
     let write = off.write.as_mut().unwrap();
     let mut leave = share(&routine, 1, 2);
     leave.behind_end = true;
     write.shares.push(leave);
-    assert_eq!(world.store.commit(commit(vec![off])).await, Ok(CommitVerdict::Done));
+    assert_eq!(
+        world.store.commit(Commit { turns: world.store.turns(), ..commit(vec![off]) }).await,
+        Ok(CommitVerdict::Done)
+    );
     assert_eq!(rows(&world, &routine).await.len(), 4, "start, view, end, and what calls it off");
     // The version that went is not put into force again.
     world.store.turn(turn(&routine, 1, true)).await.unwrap();
     assert_eq!(world.store.version_in_force(routine.agreement), Some(2));
+}
+
+#[tokio::test]
+async fn what_a_version_had_yet_to_show_is_shown_under_the_one_that_takes_its_place() {
+    let world = World::new().await;
+    let routine = stream("xiaonanhai", Lane::Routine);
+    let items = (1..=3).map(|n| shown(&routine, n, n, 1)).collect();
+    assert_eq!(world.store.commit(commit(items)).await, Ok(CommitVerdict::Done));
+    world.store.turn(turn(&routine, 2, true)).await.unwrap();
+    world.store.turn(turn(&routine, 3, false)).await.unwrap();
+    assert_eq!(world.store.find_turn(routine.agreement, 3).await.unwrap(), Some((0, 3)));
+    let (agreement, records) = (routine.agreement, Vec::new());
+    let page = TurnPage { agreement, version: 3, records, after_seq: 3, now: NOW };
+    world.store.turn_page(page).await.unwrap();
+    world.store.turn(turn(&routine, 4, false)).await.unwrap();
+    assert_eq!(world.store.find_turn(routine.agreement, 4).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -96,7 +124,10 @@ async fn what_is_open_is_shown_anew_page_by_page_but_for_what_has_changed() {
     );
     // Meanwhile the second goes on: it was decided under the version in force.
     let changed = vec![shown(&second(&routine), 4, 2, 2)];
-    assert_eq!(world.store.commit(commit(changed)).await, Ok(CommitVerdict::Done));
+    assert_eq!(
+        world.store.commit(Commit { turns: world.store.turns(), ..commit(changed) }).await,
+        Ok(CommitVerdict::Done)
+    );
     let anew = |share_n| {
         let mut shown = Shown::default();
         let (lane, standing) = (routine.lane, domain::stream::Standing::Shown);

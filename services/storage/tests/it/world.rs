@@ -194,7 +194,7 @@ pub(crate) fn memory(stream: &StreamId, share_n: u64) -> Shown {
 }
 
 pub(crate) fn commit(items: Vec<CommitItem>) -> Commit {
-    Commit { items, now: NOW }
+    Commit { items, turns: 0, now: NOW }
 }
 
 /// What the chain comes to over these salts and entries.

@@ -28,3 +28,13 @@ CREATE TABLE erasure_gateway (
   gateway_id TEXT NOT NULL,
   PRIMARY KEY (feed_seq, stream_no, gateway_id)
 ) STRICT, WITHOUT ROWID;
+
+-- An id is not given to another record.
+CREATE TRIGGER record_not_erased BEFORE INSERT ON record
+WHEN EXISTS (SELECT 1 FROM erasure WHERE record_id = NEW.record_id)
+BEGIN
+  SELECT RAISE(ABORT, 'the record was erased');
+END;
+
+-- Operations on a record that wait.
+CREATE INDEX operation_waiting ON operation (record_id) WHERE encoded IS NOT NULL;
