@@ -19,7 +19,9 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What the gateway holds of what the authority has signed.
@@ -27,6 +29,8 @@ pub(crate) type Linkage = TrustFolder<seal::trust::Trust, TrustError>;
 
 /// What peers show and nobody has looked at yet; each may cost the check of three signatures.
 pub(crate) const OFFERS_QUEUED_MAX: usize = 16;
+/// Who was revoked is told so over its link, which ends; its line is closed so much later.
+const CLOSED_AFTER: Duration = Duration::from_secs(2);
 
 /// Trust that somebody shows.
 pub(crate) struct Offer {
@@ -104,8 +108,7 @@ impl Own {
     ) {
         let mut renewal = Renewal::new();
         let mut restricted = self.restricted(&heard.tls);
-        // Who was revoked is told so over its link; its line is closed at the look after.
-        let mut closes = false;
+        let mut closes_at: Option<Instant> = None;
         loop {
             // Neither arm holds state across its await.
             let (look, trusts) = tokio::select! {
@@ -123,8 +126,10 @@ impl Own {
                         tracing::error!(error = %ErrorChain(&error), "the certificate was not renewed");
                     }
                 }
-                closes = true;
-            } else if std::mem::take(&mut closes) {
+                closes_at.get_or_insert_with(|| Instant::now() + CLOSED_AFTER);
+            }
+            if closes_at.is_some_and(|at| at <= Instant::now()) {
+                closes_at = None;
                 let closed = heard.connections.close(|peer| !heard.tls.admits(peer));
                 if closed > 0 {
                     tracing::info!(closed, "connections of revoked peers are closed");
