@@ -5,7 +5,7 @@ use crate::home::Home;
 use crate::receive::{self, Heard, Receiver};
 use crate::send::{self, Sender};
 use crate::session::Session;
-use domain::kernel::{GatewayId, Lane, TrustAge};
+use domain::kernel::{GatewayId, Lane, Reason, TrustAge};
 use domain::stream::StreamId;
 use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
 use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
@@ -182,6 +182,10 @@ impl Exchange {
     /// runs out and a directory changes.
     fn line(&self) -> Result<Channel, LinkError> {
         let (linkage, book) = (self.home.book.linkage(), &self.home.book);
+        // A gateway that has not heard of it yet would be told by nobody else.
+        if book.find_region(&book.region).is_none() {
+            return Err(LinkError::Refused(Reason::RegionRevoked.name()));
+        }
         let gateway = book.trust.find_gateway(&self.gateway).ok_or(LinkError::Revoked)?;
         let identity = Identity::Region(book.region.clone());
         let validity = Validity::days(self.home.clock.now(), CERTIFICATE_DAYS);

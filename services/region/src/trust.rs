@@ -174,7 +174,8 @@ impl Own {
                 Ok(loaded) => {
                     let (before, versions) = (region.book(), loaded.book.agreements.len());
                     if loaded.book.find_region(id).is_none() {
-                        tracing::error!(region.id = %id, "this region is revoked");
+                        let reason = Reason::RegionRevoked.name();
+                        tracing::error!(region.id = %id, error.reason = reason, "this region is revoked");
                     }
                     if loaded.book.differs(&before) {
                         let version = trust.directory.version;
