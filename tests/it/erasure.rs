@@ -17,17 +17,17 @@ const LATE: &str = "canaryofwhatcomeslate";
 const STAYS: &str = "canaryofwhatstays";
 
 /// How often the folder of a process holds a text.
-fn holds(world: &World, data: &str, canary: &str) -> usize {
+pub(crate) fn holds(world: &World, data: &str, canary: &str) -> usize {
     count(&files(&world.path(data)), canary.as_bytes())
 }
 
-fn erase(world: &World, record: RecordId) -> serde_json::Value {
+pub(crate) fn erase(world: &World, record: RecordId) -> serde_json::Value {
     let (store, record) = (folder(world, A, "desk"), record.to_string());
     let words = ["erase", "--json", "--reason", "PRIVACY", "--store", store.to_str().unwrap()];
     wuling(&[&words[..], &[record.as_str()]].concat()).unwrap()
 }
 
-fn verified(world: &World, data: &str) -> bool {
+pub(crate) fn verified(world: &World, data: &str) -> bool {
     let data = world.path(data);
     let words = ["verify", "--data", data.to_str().unwrap()];
     Command::new(binary("wuling")).args(words).output().unwrap().status.success()

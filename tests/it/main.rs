@@ -24,6 +24,7 @@ mod malformed;
 mod metrics;
 mod otlp;
 mod peer_python;
+mod restore;
 mod revocation;
 mod runbook;
 mod sample_configs;

@@ -410,7 +410,7 @@ fn link_door(pool: &DescriptorPool) -> Vec<Sample> {
     for choice in 0..3 {
         samples.push(Sample { bytes: filled(&of, choice, 0).encode_to_vec(), take });
     }
-    samples.push(Sample { bytes: entry::encode_start(&[1; 32], None).to_vec(), take });
+    samples.push(Sample { bytes: entry::encode_start(&[1; 32], None, &[]).to_vec(), take });
     samples.push(Sample { bytes: sealed(), take: segment });
     samples.push(Sample {
         bytes: list(),
@@ -435,7 +435,7 @@ fn sealed() -> Vec<u8> {
     let stream = stream();
     let mut salt = [0; 16];
     SystemEntropy.fill(&mut salt);
-    let entries = [SaltedEntry { salt, entry: entry::encode_start(&[1; 32], None) }];
+    let entries = [SaltedEntry { salt, entry: entry::encode_start(&[1; 32], None, &[]) }];
     let range = Range {
         stream: &stream,
         before: seal::chain::start(&stream),

@@ -152,7 +152,7 @@ async fn what_the_authority_says_reaches_all_and_what_is_old_or_forged_moves_nob
     world.stop().await;
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let (entry, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
         if entry.is_dir() {

@@ -8,14 +8,16 @@ use crate::kernel::v1 as kernel_pb;
 use crate::splice::{head, splice};
 use bytes::Bytes;
 use domain::erasure::{ENTRIES_PER_ERASE_MAX, Erase};
-use domain::kernel::{Kind, Reason, RecordId, RegionId, Revision};
+use domain::kernel::{Epoch, Kind, Reason, RecordId, RegionId, Revision};
 use domain::record::RecordMeta;
 use domain::sharing::{Leave, LeaveReason};
-use domain::stream::Position;
+use domain::stream::{Parent, Position};
 use prost::Message;
 
 /// Bytes of an encoded entry.
 pub const ENTRY_BYTES_MAX: usize = 131_072;
+/// Epochs that one may follow: the one before, and those that copies at work have opened beside it.
+pub const PARENTS_MAX: usize = 16;
 
 /// An entry that a recipient can use.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +26,8 @@ pub enum Entry {
     Start {
         /// SHA-256 of the body of the signed agreement version.
         agreement_sha256: [u8; 32],
+        /// The epochs that the stream's own follows.
+        parents: Vec<Parent>,
     },
     /// Another version of the agreement has come into force.
     End,
@@ -49,17 +53,26 @@ pub enum Entry {
 }
 
 /// The bytes of the first entry of a stream; `predecessor` is the version whose stream it takes the place of, and
-/// where that ended.
-pub fn encode_start(agreement_sha256: &[u8; 32], predecessor: Option<(u32, Position)>) -> Bytes {
-    let (version, seq, h) = match predecessor {
-        Some((version, Position { seq, h })) => (version, seq, Bytes::copy_from_slice(&h)),
-        None => (0, 0, Bytes::new()),
+/// where that ended; `parents` are the epochs that the stream's own follows.
+pub fn encode_start(
+    agreement_sha256: &[u8; 32],
+    predecessor: Option<(u32, Position)>,
+    parents: &[Parent],
+) -> Bytes {
+    let place = |place: Option<Position>| {
+        place.map_or_else(Default::default, |Position { seq, h }| (seq, Bytes::copy_from_slice(&h)))
+    };
+    let (seq, h) = place(predecessor.map(|(_, end)| end));
+    let parent = |parent: &Parent| {
+        let (seq, h) = place(parent.last);
+        pb::Parent { epoch: encode_id(parent.epoch.as_bytes()), seq, h }
     };
     encode(Wire::Start(pb::Start {
         agreement_sha256: Bytes::copy_from_slice(agreement_sha256),
-        predecessor_version: version,
+        predecessor_version: predecessor.map_or(0, |(version, _)| version),
         predecessor_seq: seq,
         predecessor_h: h,
+        parents: parents.iter().map(parent).collect(),
     }))
 }
 
@@ -141,11 +154,7 @@ pub fn decode(entry: Bytes) -> Result<Entry, Reason> {
     let sent = EntryAsSent::decode(entry).map_err(|_| Reason::EntryUnreadable)?;
     // Of the five, one.
     match (sent.start, sent.view, sent.leave, sent.end, sent.erase) {
-        (Some(start), None, None, None, None) => {
-            let agreement_sha256 =
-                start.agreement_sha256[..].try_into().map_err(|_| Reason::FieldInvalid)?;
-            Ok(Entry::Start { agreement_sha256 })
-        }
+        (Some(start), None, None, None, None) => self::start(start),
         (None, Some(bytes), None, None, None) => {
             let view = kernel_pb::View::decode(bytes.clone());
             let head = check(view.map_err(|_| Reason::EntryUnreadable)?);
@@ -160,36 +169,51 @@ pub fn decode(entry: Bytes) -> Result<Entry, Reason> {
     }
 }
 
+fn start(start: pb::Start) -> Result<Entry, Reason> {
+    let mut door = Door::new(Rules::Store);
+    let at = Path::from("start");
+    let agreement_sha256 = door.array(at.field("agreement_sha256"), &start.agreement_sha256);
+    let parent = |door: &mut Door, at: Path<'_>, parent: pb::Parent| {
+        let epoch = door.id(at.field("epoch"), &parent.epoch, Epoch::from_slice)?;
+        let last = match parent.seq {
+            0 => None,
+            seq => Some(Position { seq, h: door.array(at.field("h"), &parent.h)? }),
+        };
+        Some(Parent { epoch, last })
+    };
+    let parents = door.list(at.field("parents"), start.parents, 0..=PARENTS_MAX, parent);
+    let value = agreement_sha256.zip(parents);
+    let value = value.map(|(agreement_sha256, parents)| Entry::Start { agreement_sha256, parents });
+    door.finish(value).map_err(|_| Reason::FieldInvalid)
+}
+
 fn erase(erase: pb::Erase) -> Result<Entry, Reason> {
     let pb::Erase { record_id, kind, birth_region, revision, share_n, reason, entries } = erase;
     let kind = Kind::try_from(kind).map_err(|_| Reason::KindUnknown)?;
     let mut door = Door::new(Rules::Store);
     let at = Path::from("erase");
-    let record_id = door.id(at.field("record_id"), &record_id, RecordId::from_slice);
-    let birth_region = door.slug(at.field("birth_region"), &birth_region);
-    let revision = door
-        .required(at.field("revision"), revision)
-        .and_then(|revision| self::revision(&mut door, at.field("revision"), revision));
-    let share_n = door.number(at.field("share_n"), share_n, 1..=u64::MAX);
+    let named = named(&mut door, at, (&record_id, &birth_region, revision, share_n));
     let reason = door.code(at.field("reason"), reason);
     let entry = |door: &mut Door, at: Path<'_>, entry: pb::ErasedEntry| {
         let seq = door.number(at.field("seq"), entry.seq, 1..=u64::MAX);
         let commitment = door.array(at.field("commitment"), &entry.commitment);
         Some((seq?, commitment?))
     };
-    let entries = door.list(at.field("entries"), entries, 1..=ENTRIES_PER_ERASE_MAX, entry);
+    let entries = door.list(at.field("entries"), entries, 0..=ENTRIES_PER_ERASE_MAX, entry);
     if entries.as_ref().is_some_and(|entries| !entries.is_sorted_by(|(a, _), (b, _)| a < b)) {
         door.refuse::<()>(at.field("entries"), "must ascend");
     }
     let value = (|| {
+        let (record_id, birth_region, revision, share_n) = named?;
+        let (reason, entries) = (reason?, entries?);
         Some(Entry::Erase(Erase {
-            record_id: record_id?,
+            record_id,
             kind,
-            birth_region: birth_region?,
-            revision: revision?,
-            share_n: share_n?,
-            reason: reason?,
-            entries: entries?,
+            birth_region,
+            revision,
+            share_n,
+            reason,
+            entries,
         }))
     })();
     door.finish(value).map_err(|_| Reason::FieldInvalid)
@@ -200,22 +224,27 @@ fn leave(leave: pb::Leave) -> Result<Entry, Reason> {
     let kind = Kind::try_from(kind).map_err(|_| Reason::KindUnknown)?;
     let mut door = Door::new(Rules::Store);
     let at = Path::from("leave");
-    let record_id = door.id(at.field("record_id"), &record_id, RecordId::from_slice);
-    let birth_region = door.slug(at.field("birth_region"), &birth_region);
-    let revision = door
-        .required(at.field("revision"), revision)
-        .and_then(|revision| self::revision(&mut door, at.field("revision"), revision));
-    let share_n = door.number(at.field("share_n"), share_n, 1..=u64::MAX);
+    let named = named(&mut door, at, (&record_id, &birth_region, revision, share_n));
     let reason = door.code(at.field("reason"), reason);
     let value = (|| {
-        Some(Entry::Leave {
-            record_id: record_id?,
-            kind,
-            birth_region: birth_region?,
-            revision: revision?,
-            share_n: share_n?,
-            reason: reason?,
-        })
+        let (record_id, birth_region, revision, share_n) = named?;
+        let reason = reason?;
+        Some(Entry::Leave { record_id, kind, birth_region, revision, share_n, reason })
     })();
     door.finish(value).map_err(|_| Reason::FieldInvalid)
+}
+
+/// Which record goes, and as what it was last known: its id, where it was born, revision, `share_n`.
+fn named(
+    door: &mut Door,
+    at: Path<'_>,
+    (record_id, birth_region, revision, share_n): (&Bytes, &str, Option<kernel_pb::Revision>, u64),
+) -> Option<(RecordId, RegionId, Revision, u64)> {
+    let record_id = door.id(at.field("record_id"), record_id, RecordId::from_slice);
+    let birth_region = door.slug(at.field("birth_region"), birth_region);
+    let revision = door
+        .required(at.field("revision"), revision)
+        .and_then(|revision| self::revision(door, at.field("revision"), revision));
+    let share_n = door.number(at.field("share_n"), share_n, 1..=u64::MAX);
+    Some((record_id?, birth_region?, revision?, share_n?))
 }

@@ -61,7 +61,7 @@ pub mod entry {
     }
 }
 /// Opens a stream.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Start {
     /// SHA-256 of the body of the signed agreement version, 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
@@ -75,6 +75,24 @@ pub struct Start {
     /// and the chain hash there, 32 bytes.
     #[prost(bytes = "bytes", tag = "4")]
     pub predecessor_h: ::prost::bytes::Bytes,
+    /// The epochs that this one follows, where the origin's store was restored from a copy: none for its first.
+    /// Nothing is numbered in their streams any more. Two epochs that follow one are two copies at work, until a
+    /// third follows both.
+    #[prost(message, repeated, tag = "5")]
+    pub parents: ::prost::alloc::vec::Vec<Parent>,
+}
+/// An epoch that another follows.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Parent {
+    /// The epoch, 16 bytes; lower than the stream's own.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub epoch: ::prost::bytes::Bytes,
+    /// The last entry that the origin knows of its stream of the same agreement, version and lane; 0: of none.
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    /// The chain hash there, 32 bytes; empty with 0.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub h: ::prost::bytes::Bytes,
 }
 /// Another version of the agreement has come into force. Behind it come only Erases, and Leaves of what the stream
 /// has shown for parties whom the successor leaves out.
@@ -131,7 +149,8 @@ pub struct Erase {
     /// Why.
     #[prost(enumeration = "EraseReason", tag = "6")]
     pub reason: i32,
-    /// Its entries in this stream, before this one, ascending, 1 to 2,000.
+    /// Its entries in this stream, before this one, ascending, at most 2,000; none where the record stands only in
+    /// streams of epochs that were left.
     #[prost(message, repeated, tag = "7")]
     pub entries: ::prost::alloc::vec::Vec<ErasedEntry>,
 }

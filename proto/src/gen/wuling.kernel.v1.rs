@@ -703,6 +703,8 @@ pub enum ErrorReason {
     AgreementForked = 36,
     /// A newer version of the agreement has taken its place.
     AgreementSuperseded = 37,
+    /// Two copies of a region are at work.
+    RegionCloned = 38,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -749,6 +751,7 @@ impl ErrorReason {
             Self::TrustForked => "ERROR_REASON_TRUST_FORKED",
             Self::AgreementForked => "ERROR_REASON_AGREEMENT_FORKED",
             Self::AgreementSuperseded => "ERROR_REASON_AGREEMENT_SUPERSEDED",
+            Self::RegionCloned => "ERROR_REASON_REGION_CLONED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -792,6 +795,7 @@ impl ErrorReason {
             "ERROR_REASON_TRUST_FORKED" => Some(Self::TrustForked),
             "ERROR_REASON_AGREEMENT_FORKED" => Some(Self::AgreementForked),
             "ERROR_REASON_AGREEMENT_SUPERSEDED" => Some(Self::AgreementSuperseded),
+            "ERROR_REASON_REGION_CLONED" => Some(Self::RegionCloned),
             _ => None,
         }
     }

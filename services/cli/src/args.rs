@@ -216,6 +216,15 @@ enum RegionWord {
         #[arg(long)]
         authority: PathBuf,
     },
+    /// Goes on in a new epoch, once a copy was put in the place of the store: its own numbers are taken
+    Restore {
+        /// The data folder; its server must be stopped
+        #[arg(long)]
+        data: PathBuf,
+        /// The region
+        #[arg(long)]
+        region: RegionId,
+    },
     /// Issues a code to enrol a phone or desk with: once, 15 minutes
     Code {
         /// The data folder
@@ -425,6 +434,13 @@ async fn region(word: RegionWord) -> Result<()> {
             write_card(&init.card, init.linkage, vec![made], Vec::new())
         }
         RegionWord::Trust { data, authority } => linkage::install_trust(&authority, &data),
+        RegionWord::Restore { data, region } => {
+            let now = SystemClock.now();
+            let (left, epoch) =
+                linkage::restore_region(&data, &region, now, &SystemEntropy).await?;
+            println!("{region}: epoch 纪元 {left} -> {epoch}");
+            Ok(())
+        }
         RegionWord::Code { data, region, role, unit, endpoint } => {
             let role = Role::from_name(&role.to_uppercase()).context("--role is no role")?;
             let code =

@@ -1,6 +1,6 @@
 //! What a linkage is made of besides its authority: regions, gateways, agreements; each a few files.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use domain::agreement::{Agreement, AgreementForm, Clause, Force, Party};
 use domain::directory::{Directory, DivisionCode, Gateway, Region, RegionLevel};
 use domain::kernel::{
@@ -102,6 +102,32 @@ pub async fn init_region(
         endpoint: spec.endpoint,
         outline: spec.outline,
     })
+}
+
+/// Has a region go on in a new epoch, because its store was restored from a copy; gives the one it was in and the new
+/// one.
+///
+/// # Errors
+/// When a server holds the folder, or the store cannot be used.
+pub async fn restore_region(
+    data: &Path,
+    region: &RegionId,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<(Epoch, Epoch)> {
+    let _held = DataDir::open(data, region::folder::FORMAT)?;
+    let path = region::folder::store_path(data, region);
+    ensure!(path.exists(), "{} is missing: put the copy there first", path.display());
+    // Of a store that is there already, it is not used.
+    let (store, writer) = Store::open(&path, region, Epoch::mint(now, entropy)).await?;
+    let writing = std::thread::spawn(move || writer.run());
+    let left = store.epoch();
+    let opened = exchange::epoch::open_next(&store, region, (left, Vec::new()), now, entropy).await;
+    let marked = region::mark::set(data, region, &store).await;
+    drop(store);
+    writing.join().map_err(|_| anyhow!("the writer stopped"))??;
+    marked?;
+    Ok((left, opened?))
 }
 
 /// Makes a gateway's keys in a data folder; gives what the authority must publish.

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use device::enrolment::EnrolmentCode;
 use device::key::{KeyFile, Sign as _};
 use device::{Device, Limits, Report, Store, Window};
-use domain::kernel::{Clock, Entropy, OperationId, RecordId};
+use domain::kernel::{Clock, Entropy, OperationId, Reason, RecordId};
 use domain::operation::{Change, Operation};
 use prost::Message as _;
 use proto::convert::kernel::encode_time;
@@ -98,13 +98,7 @@ impl Phone {
         while let Some(batch) = self.device.next_batch(&mut window)? {
             let request = pb::PushRequest { signed_batch: Some(batch) };
             let answer = service.push(request).await.map_err(said)?.into_inner();
-            let report = self.device.settle(answer, &mut window)?;
-            total.applied += report.applied;
-            total.duplicate += report.duplicate;
-            total.held += report.held;
-            total.quarantined += report.quarantined;
-            total.rejected.extend(report.rejected);
-            total.conflicts.extend(report.conflicts);
+            total.add(self.device.settle(answer, &mut window)?);
         }
         Ok(total)
     }
@@ -123,7 +117,13 @@ impl Phone {
                 purpose: domain::kernel::Purpose::Duty.code(),
                 kinds: Vec::new(),
             };
-            let page = service.pull(request).await.map_err(said)?.into_inner();
+            let page = match service.pull(request).await {
+                Err(status) if is_of(&status, Reason::EpochChanged) => {
+                    self.device.restart_feed()?;
+                    continue;
+                }
+                answer => answer.map_err(said)?.into_inner(),
+            };
             let more = page.more;
             changes += self.device.apply_pull(page)?.changed;
             if !more {
@@ -132,12 +132,16 @@ impl Phone {
         }
     }
 
-    /// Sends what waits, reads what is new.
+    /// Sends what waits, reads what is new. What a region that was restored from a copy may have lost waits then,
+    /// and is sent again.
     ///
     /// # Errors
     /// When the region does not answer.
     pub async fn sync(&mut self) -> Result<Synced> {
-        Ok(Synced { sent: self.push().await?, changes: self.pull().await? })
+        let mut sent = self.push().await?;
+        let changes = self.pull().await?;
+        sent.add(self.push().await?);
+        Ok(Synced { sent, changes })
     }
 }
 
@@ -158,6 +162,11 @@ pub fn fresh(device_seq: u64, change: Change) -> Operation {
         external_ref: None,
         change,
     }
+}
+
+fn is_of(status: &tonic::Status, reason: Reason) -> bool {
+    use tonic_types::StatusExt as _;
+    status.get_details_error_info().is_some_and(|info| info.reason == reason.name())
 }
 
 /// A region's refusal in the words it came with.

@@ -34,6 +34,20 @@ pub struct Report {
     pub ignored: u64,
 }
 
+impl Report {
+    /// Takes in what another answer has settled.
+    pub fn add(&mut self, other: Self) {
+        let Self { applied, duplicate, rejected, conflicts, held, quarantined, ignored } = other;
+        self.applied += applied;
+        self.duplicate += duplicate;
+        self.rejected.extend(rejected);
+        self.conflicts.extend(conflicts);
+        self.held += held;
+        self.quarantined += quarantined;
+        self.ignored += ignored;
+    }
+}
+
 /// An operation that was refused for good.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refused {

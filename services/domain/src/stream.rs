@@ -61,6 +61,22 @@ pub struct Position {
     pub h: [u8; 32],
 }
 
+/// An epoch that another follows, because the origin's store was restored from a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The last entry that the origin knows of its stream of the same agreement, version and lane.
+    pub last: Option<Position>,
+}
+
+impl Parent {
+    /// What it says of the stream before one of the epoch that follows; `None` where the origin knows nothing of it.
+    pub fn known(&self, stream: &StreamId) -> Option<(StreamId, Position)> {
+        Some((StreamId { epoch: self.epoch, ..stream.clone() }, self.last?))
+    }
+}
+
 /// What an origin has shown of a record under an agreement; the memory of `sharing::share`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastShown {

@@ -87,7 +87,8 @@ impl<'a> Export<'a> {
         };
         let mut streams = Vec::new();
         for row in home.store.list_streams().await? {
-            if concerns(&row.stream) {
+            // What an epoch that was left has shown is shown again in the present one.
+            if row.stream.epoch == home.store.epoch() && concerns(&row.stream) {
                 let from = signed_for(&row.stream);
                 streams.push((row, from));
             }
@@ -310,7 +311,7 @@ impl Import {
         loop {
             match self.home.take(fared.applied, vec![segment.clone()]).await {
                 Outcome::Known => {}
-                Outcome::Applied { position, parked_count }
+                Outcome::Applied { position, parked_count, .. }
                 | Outcome::Passed { position, parked_count } => {
                     (fared.applied, fared.parked_count) = (position, parked_count);
                 }

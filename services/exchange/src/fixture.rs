@@ -182,7 +182,7 @@ fn encoded(entry: pb::entry::Entry) -> Bytes {
 }
 
 pub(crate) fn start() -> Bytes {
-    proto::convert::entry::encode_start(&AGREEMENT_SHA256, None)
+    proto::convert::entry::encode_start(&AGREEMENT_SHA256, None, &[])
 }
 
 /// A record born in `birth` is no longer shown.

@@ -2,6 +2,7 @@
 //! what comes is taken.
 
 use crate::book::{Book, Shelf};
+use crate::epoch::Left;
 use crate::open;
 use crate::receive::Outcome;
 use crate::status::Status;
@@ -39,6 +40,8 @@ pub struct Home {
     pub entropy: Arc<dyn Entropy>,
     /// Where that goes which may change the book.
     pub news: mpsc::Sender<Offer>,
+    /// Whether an epoch was left since the server was started.
+    pub left: Left,
 }
 
 /// What a gateway or a bundle shows that may change the book.
@@ -96,12 +99,17 @@ impl Home {
             Ok(None) => return Outcome::Known,
             Err(outcome) => return outcome,
         };
-        let after = apply.after;
-        match self.store.apply(apply).await {
+        let (stream, after, left) = (apply.stream.clone(), apply.after, apply.left());
+        let applied = self.store.apply(apply).await;
+        if applied.as_ref().is_ok_and(|applied| applied.cloned) {
+            self.alarm(Some(&stream), Reason::RegionCloned);
+        }
+        match applied {
             // Another way may have applied all this, and more, in the meantime.
             Ok(applied) if applied.position == after || applied.position.seq > after.seq => {
                 *last = Some((applied.position, applied.parked_count));
-                Outcome::Applied { position: applied.position, parked_count: applied.parked_count }
+                let storage::region::Applied { position, parked_count, .. } = applied;
+                Outcome::Applied { position, parked_count, left }
             }
             Ok(applied) if applied.position.seq == after.seq => {
                 Outcome::Refused(applied.position, Reason::StreamForked)
@@ -134,9 +142,12 @@ impl Home {
         receipt: signed::Receipt,
         object: &SignedObject,
     ) -> Result<(), Reason> {
-        let known = self.store.find_outbox_hash(&receipt.stream, receipt.position.seq).await;
         // A place that this region never reached, or reached with another hash: two of one name.
-        if known.is_ok_and(|h| h != Some(receipt.position.h)) {
+        if self.knows(&receipt.stream, receipt.position).await.is_ok_and(|knows| !knows) {
+            if receipt.stream.epoch < self.store.epoch() {
+                // It was left for that.
+                return Ok(());
+            }
             self.alarm(Some(&receipt.stream), Reason::StreamForked);
             return Err(Reason::StreamForked);
         }

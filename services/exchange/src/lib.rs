@@ -13,6 +13,7 @@ pub mod book;
 pub mod bundle;
 pub mod cut;
 pub mod digest;
+pub mod epoch;
 #[cfg(test)]
 mod fixture;
 pub mod home;

@@ -1,12 +1,13 @@
 //! One link to a gateway: dials, says hello, drives the two cores until the line breaks, dials again.
 
 use crate::book::Book;
+use crate::epoch::CompareError;
 use crate::home::Home;
 use crate::receive::{self, Heard, Receiver};
 use crate::send::{self, Sender};
 use crate::session::Session;
 use domain::kernel::{GatewayId, Lane, Reason, TrustAge};
-use domain::stream::StreamId;
+use domain::stream::{Position, StreamId};
 use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
 use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
 use proto::link::{Assembler, LINK_PROTOCOL};
@@ -67,6 +68,9 @@ pub enum LinkError {
     /// The store cannot be written.
     #[error("the store could not be written")]
     Write(#[from] WriteError),
+    /// It is not known whether the store went back.
+    #[error(transparent)]
+    Compare(#[from] CompareError),
     /// The endpoint is no host:port.
     #[error("the gateway's endpoint is wrong")]
     Endpoint(#[from] runtime::channel::ChannelError),
@@ -228,16 +232,20 @@ impl Exchange {
         self.home.status.at(&self.gateway, |gateway| gateway.opened(self.lanes));
         self.home.status.with(|state| state.error.clear());
         tracing::info!(region.id = %self.home.book.region, gateway.id = %self.gateway, lanes = ?lanes, "link up");
-        let sender = Sender::new(
-            lanes,
-            streams.into_iter().map(|row| (row.stream, row.position)).collect(),
-            now,
-        );
+        let stored = decode_stored(&welcome)?;
+        let claims = self.compare(&mut client, &stored).await?;
+        // What others hold otherwise is not theirs to hear again.
+        let own = streams.into_iter().filter(|row| !claims.lost.contains(&row.stream));
+        let own = own.map(|row| (row.stream, row.position)).collect();
+        let sender = Sender::new(lanes, own, now);
         let positions =
             applied.into_iter().map(|row| (row.stream, row.position, row.parked_count)).collect();
         let receiver = Receiver::new(positions, &kept.heard, now);
-        let mut session = Session::new(self, lanes, sender, receiver, &mut kept.assembler, out);
-        session.open(welcome)?;
+        let starts = self.home.store.list_starts().await?;
+        let mut session =
+            Session::new(self, lanes, sender, receiver, &mut kept.assembler, claims, out);
+        session.open(welcome, stored);
+        session.left(starts);
         session.remind().await?;
         let ended = session.run(inbound, commits, books).await;
         kept.heard = session.heard();
@@ -305,6 +313,13 @@ pub(crate) enum Ended {
     Renewed,
 }
 
+/// How far the gateway has this region's streams.
+fn decode_stored(welcome: &Welcome) -> Result<Vec<(StreamId, Position)>, LinkError> {
+    let stored = welcome.stored.iter().cloned();
+    let stored = stored.map(|position| <(StreamId, Position)>::try_from(position).ok());
+    stored.collect::<Option<_>>().ok_or(LinkError::Protocol("welcome"))
+}
+
 async fn opening(
     inbound: &mut tonic::Streaming<LinkResponse>,
 ) -> Result<Option<link_response::Frame>, LinkError> {
@@ -317,7 +332,7 @@ async fn opening(
 
 /// A reason's name by its number on the wire.
 pub(crate) fn reason_name(number: i32) -> &'static str {
-    domain::kernel::Reason::try_from(number).map_or("UNKNOWN_REASON", domain::kernel::Reason::name)
+    Reason::try_from(number).map_or("UNKNOWN_REASON", Reason::name)
 }
 
 /// A broken line, with its causes: a refused certificate stands deep among them.

@@ -5,7 +5,7 @@ use crate::receive::Outcome;
 use bytes::Bytes;
 use domain::erasure::Erase;
 use domain::kernel::{Kind, Lane, Reason, RecordId, RegionId, Revision, Timestamp, TrustAge};
-use domain::stream::{Position, StreamId};
+use domain::stream::{Parent, Position, StreamId};
 use prost::Message as _;
 use proto::convert::entry::{self, Entry};
 use proto::convert::view::ViewHead;
@@ -46,7 +46,9 @@ pub fn open(
     // An alert is shown as it is, whatever is known of who sent it.
     let unconfirmed = stream.lane != Lane::Alert && book.trust.age(now) > TrustAge::Fresh;
     let source = device::ViewSource { unconfirmed, ..source(&stream) };
-    let mut reader = Reader { stream: &stream, agreement_sha256: agreement.sha256, source };
+    let parents = Vec::new();
+    let agreement_sha256 = agreement.sha256;
+    let mut reader = Reader { stream: &stream, agreement_sha256, source, parents };
     for segment in segments {
         if segment.last_seq() <= reached.seq {
             continue;
@@ -67,7 +69,8 @@ pub fn open(
         let beyond = segments.iter().any(|segment| segment.last_seq() > cursor.seq);
         return if beyond { Err(Outcome::Gap(cursor)) } else { Ok(None) };
     }
-    Ok(Some(Apply { stream, before: cursor, after: reached, entries, now }))
+    let parents = reader.parents;
+    Ok(Some(Apply { stream, before: cursor, after: reached, entries, parents, now }))
 }
 
 /// Reads the entries of one stream.
@@ -76,6 +79,8 @@ struct Reader<'a> {
     agreement_sha256: [u8; 32],
     /// Where the entry comes from that is read.
     source: device::ViewSource,
+    /// The epochs that the stream's own follows, once its first entry was read.
+    parents: Vec<Parent>,
 }
 
 impl Reader<'_> {
@@ -122,8 +127,12 @@ impl Reader<'_> {
         }
         match entry::decode(salted.entry.clone()) {
             Err(reason) => park(reason, salted),
-            Ok(Entry::Start { agreement_sha256: named }) => {
-                if seq == 1 && named == self.agreement_sha256 {
+            Ok(Entry::Start { agreement_sha256: named, parents }) => {
+                let follows = parents.iter().all(|parent| parent.epoch < self.stream.epoch);
+                if seq == 1 && !follows {
+                    park(Reason::FieldInvalid, salted)
+                } else if seq == 1 && named == self.agreement_sha256 {
+                    self.parents = parents;
                     InboxItem::Control { salt: salted.salt, entry: salted.entry }
                 } else {
                     park(Reason::AgreementUnknown, salted)
@@ -139,7 +148,7 @@ impl Reader<'_> {
             }
             Ok(Entry::Erase(erase))
                 if erase.birth_region != *origin
-                    || erase.entries.last().is_none_or(|(last, _)| *last >= seq) =>
+                    || erase.entries.last().is_some_and(|(last, _)| *last >= seq) =>
             {
                 park(Reason::NotTheOwner, salted)
             }

@@ -4,7 +4,7 @@
 //! Streams are taken one after another each, but beside one another: while a range is being applied the
 //! next segments of its stream gather, and all that join on are applied together.
 
-use domain::kernel::{Lane, Reason, RegionId, Timestamp};
+use domain::kernel::{Epoch, Lane, Reason, RegionId, Timestamp};
 use domain::stream::{Position, StreamId};
 use proto::link::{CreditIn, HEAD_LATE_MS};
 use seal::segment::Segment;
@@ -36,6 +36,8 @@ pub enum Event {
     Head(StreamId, Position, Timestamp),
     /// Another party has signed for this much of a stream.
     Receipt(StreamId, RegionId, Position),
+    /// The origin has left the epoch of a stream, of which it knows so far.
+    Left(StreamId, Position),
     /// Time passes.
     Tick(Timestamp),
 }
@@ -51,6 +53,8 @@ pub enum Outcome {
         position: Position,
         /// Entries parked in the stream so far.
         parked_count: u64,
+        /// Streams of epochs that the origin has left, as far as it knows them.
+        left: Vec<(StreamId, Position)>,
     },
     /// Another way has brought all this, or more; nobody has looked at what came this way.
     Passed {
@@ -189,6 +193,7 @@ impl Receiver {
                 let other = self.stream(&stream).differs(party, position);
                 effects.extend(other.then(|| Effect::Alarm(stream, Reason::StreamForked)));
             }
+            Event::Left(stream, position) => self.left(&stream, position, &mut effects),
             Event::Tick(now) => self.tick(now, &mut effects),
         }
         effects
@@ -209,15 +214,12 @@ impl Receiver {
 
     /// How every stream stands.
     pub fn standings(&self) -> impl Iterator<Item = (&StreamId, Standing)> {
-        self.streams.iter().map(|(id, stream)| {
-            let standing = Standing {
-                applied: stream.applied,
-                known_seq: stream.known_seq,
-                parked_count: stream.parked_count,
-                head_late: stream.head_late,
-            };
-            (id, standing)
-        })
+        self.streams.iter().map(|(id, stream)| (id, stream.standing()))
+    }
+
+    /// How one stream stands; `None` where nothing of it was heard.
+    pub fn standing(&self, id: &StreamId) -> Option<Standing> {
+        self.streams.get(id).map(Stream::standing)
     }
 
     fn stream(&mut self, id: &StreamId) -> &mut Stream {
@@ -269,7 +271,7 @@ impl Receiver {
         let mut size = bytes(&taken);
         match outcome {
             Outcome::Known => {}
-            Outcome::Applied { position, parked_count }
+            Outcome::Applied { position, parked_count, .. }
             | Outcome::Passed { position, parked_count } => {
                 stream.retries = 0;
                 stream.applied = position;
@@ -283,6 +285,9 @@ impl Receiver {
                 if parked_count > PARKED_MAX {
                     size += stream.pause();
                     effects.push(Effect::Alarm(id.clone(), Reason::LimitExceeded));
+                }
+                if let Outcome::Applied { left, .. } = outcome {
+                    left.iter().for_each(|(left, at)| self.left(left, *at, effects));
                 }
             }
             Outcome::Gap(position) if position.seq > stream.applied.seq => {
@@ -354,10 +359,32 @@ impl Receiver {
         }
     }
 
+    /// The origin has left the epoch of a stream, of which it knows so far. Where this and what is held here differ it
+    /// is no fork: it may have numbered in the stream until it was told that others hold more of it.
+    fn left(&mut self, id: &StreamId, position: Position, effects: &mut Vec<Effect>) {
+        if self.is_full_for(id) {
+            return;
+        }
+        let stream = self.stream(id);
+        if position.seq > stream.known_seq {
+            stream.known_seq = position.seq;
+            let reach = stream.reach();
+            stream.want(id, reach + 1, effects);
+        }
+    }
+
     fn tick(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         self.now = now;
-        for (id, stream) in &mut self.streams {
-            if stream.applied.seq > 0
+        let mut newest: Option<(&RegionId, Epoch)> = None;
+        // In their order: an origin's newest epoch comes first.
+        for (id, stream) in self.streams.iter_mut().rev() {
+            if stream.applied.seq > 0 && newest.is_none_or(|(origin, _)| *origin != id.origin) {
+                newest = Some((&id.origin, id.epoch));
+            }
+            // Of an epoch that its origin has left nothing more is said; what is missing there stays missing.
+            let left = newest != Some((&id.origin, id.epoch));
+            if !(left && stream.known_seq <= stream.applied.seq)
+                && stream.applied.seq > 0
                 && now.millis_since(stream.heard_at) > HEAD_LATE_MS.cast_signed()
                 && !stream.head_late
             {
@@ -391,6 +418,15 @@ impl Stream {
             paused: false,
             marks: VecDeque::from([applied]),
             beyond: BTreeMap::new(),
+        }
+    }
+
+    const fn standing(&self) -> Standing {
+        Standing {
+            applied: self.applied,
+            known_seq: self.known_seq,
+            parked_count: self.parked_count,
+            head_late: self.head_late,
         }
     }
 

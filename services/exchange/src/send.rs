@@ -301,12 +301,15 @@ impl Sender {
 
     fn tick(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         self.now = now;
+        // An epoch that was left is silent.
+        let newest = self.streams.keys().map(|(_, id)| id.epoch).max();
         for ((_, id), stream) in &mut self.streams {
             if std::mem::take(&mut stream.failed) {
                 (stream.cutting, stream.outdated) = (false, false);
             }
             let idle = stream.ready.is_empty() && stream.cut == stream.durable.seq;
             if idle
+                && newest == Some(id.epoch)
                 && stream.durable.seq > 0
                 && now.millis_since(stream.spoke_at) >= HEAD_SILENCE_MS.cast_signed()
             {

@@ -1,15 +1,18 @@
 //! An open link: frames in, frames out, and the two cores between them.
 
 use crate::book::Book;
+use crate::epoch::Claims;
 use crate::home::News;
 use crate::link::{Ended, Exchange, LinkError, Work, line, reason_name};
 use crate::receive::{self, Heard, Outcome, Receiver};
 use crate::send::{self, Ready, Sender};
+use bytes::Bytes;
 use domain::freshness::TrustMark;
 use domain::kernel::{Lane, Reason};
 use domain::stream::{Position, StreamId};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use proto::convert::entry::{self, Entry};
 use proto::convert::freshness::decode_mark;
 use proto::exchange::v1 as pb;
 use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
@@ -48,6 +51,8 @@ pub(crate) struct Session<'a> {
     sender: Sender,
     receiver: Receiver,
     assembler: &'a mut Assembler,
+    /// What the gateway says that it holds and this store does not.
+    claims: Arc<Claims>,
     /// What the gateway knows of the linkage.
     gateway_knows: TrustMark,
     /// What the gateway has shown that it holds.
@@ -71,6 +76,7 @@ impl<'a> Session<'a> {
         sender: Sender,
         receiver: Receiver,
         assembler: &'a mut Assembler,
+        claims: Claims,
         out: mpsc::Sender<LinkRequest>,
     ) -> Self {
         let now = Instant::now();
@@ -80,6 +86,7 @@ impl<'a> Session<'a> {
             sender,
             receiver,
             assembler,
+            claims: Arc::new(claims),
             gateway_knows: TrustMark::default(),
             gateway_holds: TrustMark::default(),
             offering: None,
@@ -98,7 +105,7 @@ impl<'a> Session<'a> {
     }
 
     /// What is said first: agreements, receipts, credit; then what the gateway lacks.
-    pub(crate) fn open(&mut self, welcome: Welcome) -> Result<(), LinkError> {
+    pub(crate) fn open(&mut self, welcome: Welcome, stored: Vec<(StreamId, Position)>) {
         self.gateway_knows = decode_mark(welcome.trust);
         self.gateway_holds = self.gateway_knows;
         self.tell_trust(&self.link.home.book.trust);
@@ -117,19 +124,23 @@ impl<'a> Session<'a> {
         }
         let grants = self.receiver.open(self.lanes);
         self.receive_effects(grants);
-        let stored = welcome
-            .stored
-            .into_iter()
-            .map(|position| <(StreamId, Position)>::try_from(position).ok())
-            .collect::<Option<Vec<_>>>()
-            .ok_or(LinkError::Protocol("welcome"))?;
         let resumes = welcome
             .resumes
             .into_iter()
             .filter_map(|resume| Some((resume.segment_id.as_ref().try_into().ok()?, resume.have)))
             .collect();
         self.send_event(send::Event::Welcomed { stored, resumes });
-        Ok(())
+    }
+
+    /// What the first entries of streams say of those of epochs that their origins have left.
+    pub(crate) fn left(&mut self, starts: Vec<(StreamId, Bytes)>) {
+        for (stream, entry) in starts.into_iter().filter(|(of, _)| self.lanes.contains(&of.lane)) {
+            let Ok(Entry::Start { parents, .. }) = entry::decode(entry) else { continue };
+            for (left, at) in parents.iter().filter_map(|parent| parent.known(&stream)) {
+                let effects = self.receiver.step(receive::Event::Left(left, at));
+                self.receive_effects(effects);
+            }
+        }
     }
 
     /// Drives the link until it ends.
@@ -429,12 +440,24 @@ impl<'a> Session<'a> {
             Err(reason) => return home.alarm(None, reason),
         };
         if receipt.stream.origin == home.book.region {
+            let claims = Arc::clone(&self.claims);
             self.work.push(Box::pin(async move {
+                if claims.agree(&receipt) {
+                    not_compared(home.compare_claim(&receipt).await);
+                }
                 // What keeps it from being kept was said where it was found.
                 home.keep_receipt(receipt, &object).await.ok();
                 Done::Frame(None)
             }));
-        } else if receipt.party != home.book.region && self.lanes.contains(&receipt.stream.lane) {
+        } else if receipt.party == home.book.region {
+            let standing = self.receiver.standing(&receipt.stream);
+            if standing.is_none_or(|standing| standing.applied.seq < receipt.position.seq) {
+                self.work.push(Box::pin(async move {
+                    not_compared(home.compare_own(&receipt).await);
+                    Done::Frame(None)
+                }));
+            }
+        } else if self.lanes.contains(&receipt.stream.lane) {
             let agreement = home.book.agreement(receipt.stream.agreement, receipt.stream.version);
             // Of what this region is no party to it has nothing to compare.
             if agreement.is_some_and(|agreement| agreement.has_party(&receipt.party)) {
@@ -538,6 +561,12 @@ impl<'a> Session<'a> {
 
 fn decode(position: pb::StreamPosition) -> Result<(StreamId, Position), LinkError> {
     <(StreamId, Position)>::try_from(position).map_err(|_| LinkError::Protocol("position"))
+}
+
+fn not_compared<E: std::error::Error + 'static>(result: Result<(), E>) {
+    if let Err(error) = result {
+        tracing::error!(error = %ErrorChain(&error), "it is not known whether the store went back");
+    }
 }
 
 /// The end of an offer, if there is one.

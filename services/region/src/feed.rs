@@ -3,7 +3,7 @@
 use crate::hosted::{Caller, Hosted};
 use crate::status::{refuse, unreadable, unwritten};
 use bytes::Bytes;
-use domain::kernel::{Kind, Purpose, Reason};
+use domain::kernel::{Epoch, Kind, Purpose, Reason};
 use prost::Message as _;
 use proto::convert::kernel::encode_time;
 use proto::device::v1::{Change, Cursor, NeighbourView, WatchResponse, Withdrawal, change};
@@ -81,7 +81,8 @@ pub(crate) fn watch(
     let (out, messages) = mpsc::channel(MESSAGES_QUEUED_MAX);
     let tasks = region.tasks.clone();
     tasks.spawn("region.watch", runtime::OnExit::Log, async move {
-        let mut watch = Watch { region, wanted, out, spoke_at: Instant::now() };
+        let epoch = region.store.epoch();
+        let mut watch = Watch { region, epoch, wanted, out, spoke_at: Instant::now() };
         if let Err(status) = watch.noted(&caller).await {
             // The reader may be gone, which is then why the watch ended.
             drop(watch.out.send(Err(status)).await);
@@ -92,6 +93,8 @@ pub(crate) fn watch(
 
 struct Watch {
     region: Arc<Hosted>,
+    /// Places in the feed are of this one.
+    epoch: Epoch,
     wanted: Wanted,
     out: mpsc::Sender<Result<WatchResponse, Status>>,
     spoke_at: Instant,
@@ -137,6 +140,9 @@ impl Watch {
             };
             if !goes_on {
                 return Ok(());
+            }
+            if self.region.store.epoch() != self.epoch {
+                return Err(refuse(Reason::EpochChanged));
             }
         }
     }

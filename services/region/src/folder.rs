@@ -5,6 +5,7 @@
 //! regions/<id>/signing.key sealing.key authority.crt authority.key
 //! regions/<id>/agreements/*.signed                         what it agreed
 //! regions/<id>/store.sqlite                                its records
+//! regions/<id>/mark                                        which file that was, and how far it went
 //! ```
 
 use domain::agreement::{Consent, SHORT_VERSIONS_MAX};

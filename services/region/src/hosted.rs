@@ -4,6 +4,7 @@ use crate::metrics::Answers;
 use domain::agreement::Agreement;
 use domain::kernel::{Clock, DeviceId, Entropy, Purpose, RegionId, Role, Timestamp};
 use exchange::book::{Book, Shelf, SignedAgreement};
+use exchange::epoch::Left;
 use exchange::home::{Home, Offer};
 use exchange::status::Status;
 use runtime::Tasks;
@@ -35,6 +36,8 @@ pub(crate) struct Hosted {
     pub(crate) held: Mutex<Held>,
     /// Where that goes which may change the book.
     pub(crate) news: mpsc::Sender<Offer>,
+    /// Whether an epoch was left since the server was started.
+    pub(crate) left: Left,
 }
 
 /// What is known of operations that wait for their parents.
@@ -84,6 +87,7 @@ impl Hosted {
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
             news: self.news.clone(),
+            left: Arc::clone(&self.left),
         }
     }
 

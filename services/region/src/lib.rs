@@ -15,6 +15,7 @@ mod enrol;
 mod feed;
 pub mod folder;
 mod hosted;
+pub mod mark;
 mod metrics;
 mod observe;
 mod operations;

@@ -3,6 +3,7 @@
 use crate::config::{Config, ExchangeConfig, GatewayConfig, HostedConfig};
 use crate::folder::{self, FolderError, Linkage, Loaded};
 use crate::hosted::Hosted;
+use crate::mark::{self, MarkError};
 use crate::metrics::Answers;
 use crate::observe::{Observe, Subject};
 use crate::rpc::Services;
@@ -10,6 +11,7 @@ use crate::trust::Own;
 use crate::turn::{self, TurnError};
 use domain::kernel::{Clock, Entropy, Epoch, GatewayId, RegionId};
 use exchange::book::Shelf;
+use exchange::epoch::Left;
 use exchange::home::Offer;
 use exchange::link::{Exchange, LANE_CLASSES};
 use exchange::status::Status as Links;
@@ -34,7 +36,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::region::Store;
-use storage::{OpenError, ReadError};
+use storage::{OpenError, ReadError, WriteError};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tonic::codec::CompressionEncoding;
 use tonic::transport::server::Router;
@@ -67,6 +69,12 @@ pub enum ServerError {
     /// A store cannot be read.
     #[error("a store cannot be read")]
     StoreRead(#[source] ReadError),
+    /// It is not known whether a store was restored from a copy.
+    #[error("it is not known whether a store was restored from a copy")]
+    Mark(#[from] MarkError),
+    /// A store that was restored from a copy cannot go on.
+    #[error("a store that was restored from a copy cannot go on")]
+    Restored(#[source] WriteError),
     /// An agreement version cannot be put into force.
     #[error("an agreement version cannot be put into force")]
     Turn(#[from] TurnError),
@@ -303,7 +311,14 @@ async fn open(
         watchers: AsyncMutex::new(Vec::new()),
         held: Mutex::default(),
         news: news.clone(),
+        left: Left::default(),
     });
+    if mark::is_restored(data.path(), &region.region, &region.store).await? {
+        let left = region.home().leave_epoch(region.store.epoch(), Vec::new()).await;
+        left.map_err(ServerError::Restored)?;
+    }
+    mark::set(data.path(), &region.region, &region.store).await?;
+    tasks.spawn("region.mark", OnExit::Log, mark::keep(data.path().into(), Arc::clone(&region)));
     turn::begin_all(&region).await?;
     tasks.spawn("region.turn", OnExit::Log, turn::run(Arc::clone(&region)));
     Ok(region)

@@ -1,5 +1,5 @@
 //! Agreement versions come into force: when their time has come, by the region's clock, the streams of the version
-//! before end, and what is open is shown under the new one. One task a region, woken by a new book and each second;
+//! before end, and what is open is shown under the new one. It is shown again in a new epoch too. One task a region, woken by a new book and each second;
 //! what it had not finished when the server stopped it takes up again.
 
 use crate::hosted::Hosted;
@@ -7,12 +7,13 @@ use crate::operations::decode_record;
 use crate::shares::{one, opening};
 use domain::agreement::{Agreement, current};
 use domain::kernel::{AgreementId, Lane};
+use domain::stream::{LastShown, Standing};
 use exchange::book::{Book, SignedAgreement};
 use proto::convert::view::Outgoing;
 use runtime::ErrorChain;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::region::{Base, RecordRow, Reshare, Turn, TurnPage};
+use storage::region::{Base, Places, RecordRow, Reshare, Turn, TurnPage};
 use storage::{ReadError, WriteError};
 
 /// How often it is looked whether the time of a version has come.
@@ -114,14 +115,20 @@ async fn show(
     region: &Hosted,
     book: &Book,
     signed: &SignedAgreement,
-    (after, through): (u64, u64),
+    places: Places,
 ) -> Result<(), TurnError> {
-    let rows = region.store.list_records((after, through), RECORDS_PER_PAGE).await?;
-    let after_seq = rows.last().map_or(through, |(feed_seq, _)| *feed_seq);
-    let now = region.now();
-    let reshare = |row: RecordRow| -> Result<Option<Reshare>, TurnError> {
+    let Agreement { agreement_id: agreement, version, .. } = signed.agreement;
+    let (epoch, now) = (region.store.epoch(), region.now());
+    let rows = region.store.list_records(places, RECORDS_PER_PAGE).await?;
+    let after_seq = rows.last().map_or(places.through, |(feed_seq, _)| *feed_seq);
+    let reshare = |(feed_seq, row): (u64, RecordRow)| -> Result<Option<Reshare>, TurnError> {
         let record = decode_record(&row.encoded).ok_or(TurnError::Unreadable)?;
         let (outgoing, mut shown) = (Outgoing::new(&record), row.shown.clone());
+        if let Some(last) = shown.get(agreement).filter(|_| feed_seq >= places.again_from).copied()
+        {
+            // Some party may not have heard that it is over or was taken back.
+            shown.set(agreement, LastShown { standing: Standing::Shown, ..last });
+        }
         let shares = one(region, book, signed, &record, &outgoing, &mut shown, now);
         let base = Base { revision: row.revision, shown: row.shown };
         Ok((!shares.is_empty()).then_some(Reshare {
@@ -131,9 +138,8 @@ async fn show(
             shares,
         }))
     };
-    let records = rows.into_iter().map(|(_, row)| reshare(row)).collect::<Result<Vec<_>, _>>()?;
-    let Agreement { agreement_id: agreement, version, .. } = signed.agreement;
+    let records = rows.into_iter().map(reshare).collect::<Result<Vec<_>, _>>()?;
     let records = records.into_iter().flatten().collect();
-    let page = TurnPage { agreement, version, records, after_seq, now };
+    let page = TurnPage { agreement, version, epoch, records, after_seq, now };
     Ok(region.store.turn_page(page).await?)
 }

@@ -4,14 +4,18 @@
 use bytes::Bytes;
 use domain::erasure::Erase;
 use domain::kernel::RecordId;
-use domain::stream::Position;
+use domain::stream::{Parent, Position};
 use prost::Message as _;
 use proto::convert::entry::{self, Entry};
 
 /// The first entry of a stream of this agreement version; `predecessor` is the version whose stream it takes the
-/// place of, and where that ended.
-pub fn start(agreement_sha256: &[u8; 32], predecessor: Option<(u32, Position)>) -> Bytes {
-    entry::encode_start(agreement_sha256, predecessor)
+/// place of, and where that ended; `parents` are the epochs that the stream's own follows.
+pub fn start(
+    agreement_sha256: &[u8; 32],
+    predecessor: Option<(u32, Position)>,
+    parents: &[Parent],
+) -> Bytes {
+    entry::encode_start(agreement_sha256, predecessor, parents)
 }
 
 /// The entry behind which a stream shows nothing new, because this agreement version has come into force.

@@ -39,14 +39,17 @@ pub fn behind(
     })
 }
 
-/// In a region's store: since an entry was numbered.
-pub(crate) const REGION: &str = "SELECT s.stream_id, r.party, s.last_seq - r.seq,
+/// In a region's store: since an entry was numbered. What an epoch that was left has shown is shown again in the
+/// present one; the epoch within domain::stream::StreamId::to_bytes stands before agreement, version and lane.
+pub(crate) const REGION: &str = "WITH present AS (SELECT * FROM stream
+      WHERE substr(stream_id, -37, 16) = (SELECT value FROM store_fact WHERE name = 'epoch'))
+    SELECT s.stream_id, r.party, s.last_seq - r.seq,
       (SELECT o.numbered_at FROM outbox o WHERE o.stream_no = s.stream_no AND o.last_seq > r.seq ORDER BY o.last_seq LIMIT 1)
-    FROM stream s JOIN receipt r ON r.stream_no = s.stream_no
+    FROM present s JOIN receipt r ON r.stream_no = s.stream_no
     UNION ALL
     SELECT s.stream_id, NULL, s.last_seq,
       (SELECT o.numbered_at FROM outbox o WHERE o.stream_no = s.stream_no ORDER BY o.last_seq LIMIT 1)
-    FROM stream s ORDER BY 1, 2";
+    FROM present s ORDER BY 1, 2";
 
 /// In a gateway's store: since a segment was stored.
 pub(crate) const GATEWAY: &str = "SELECT s.stream_id, r.party, s.last_seq - r.seq,

@@ -26,6 +26,8 @@ pub enum Variant {
     /// The cursor of a neighbour's stream is written one range late, apart from what it counts, and
     /// nothing else remembers what was applied (against P3).
     DedupeThatForgets,
+    /// A store that was restored from a copy goes on in its epoch (against P16).
+    RestoreWithoutEpoch,
 }
 
 /// A point at which a process can be made to die.
@@ -48,10 +50,11 @@ pub enum Point {
 }
 
 /// The variants by name.
-pub const VARIANTS: [(&str, Variant); 3] = [
+pub const VARIANTS: [(&str, Variant); 4] = [
     ("known-bad:answer-before-flush", Variant::AnswerBeforeFlush),
     ("known-bad:id-cursor-poller", Variant::IdCursorPoller),
     ("known-bad:dedupe-that-forgets", Variant::DedupeThatForgets),
+    ("known-bad:restore-without-epoch", Variant::RestoreWithoutEpoch),
 ];
 
 /// The points by name.

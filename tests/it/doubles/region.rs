@@ -277,11 +277,11 @@ async fn what_a_region_writes_and_nobody_can_use_is_parked_by_name_and_stops_not
     let poisoned = stream(A, &terms, Lane::Routine);
     let unreadable = Bytes::from_static(b"\xff\xff\xff\xff");
     let entries = [
-        entry::encode_start(&terms.sha256, None),
+        entry::encode_start(&terms.sha256, None, &[]),
         unreadable.clone(),
         pb::Entry { entry: None }.encode_to_vec().into(),
         leave(B),
-        entry::encode_start(&terms.sha256, None),
+        entry::encode_start(&terms.sha256, None, &[]),
         leave(A),
     ];
     let start = seal::chain::start(&poisoned);

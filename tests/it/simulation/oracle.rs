@@ -1,6 +1,6 @@
 //! Who watches the run from outside and remembers what was promised: the first broken promise ends it.
 
-use super::linkage::index_of;
+use super::linkage::{index_of, region_id};
 use super::region_disk::RegionDisk;
 use super::trial::{Sight, Trial};
 use domain::kernel::{Lane, Reason};
@@ -244,7 +244,11 @@ impl Oracle {
 
     pub(super) fn restored_region(&mut self, region: usize, disk: &RegionDisk) {
         self.acked[region].retain(|op| disk.ops.contains(op));
-        self.holes.retain(|hole| hole.region != region);
+        // Of what the origin does not know any more it can tell nobody.
+        let lost = |hole: &Hole| hole.last_seq > disk.last(&hole.stream).seq;
+        let own = region_id(region);
+        self.holes
+            .retain(|hole| hole.region != region && !(hole.stream.origin == own && lost(hole)));
     }
 
     pub(super) fn restored_gateway(&mut self, gateway: usize) {
@@ -331,7 +335,12 @@ impl Oracle {
 
     /// Every hole that has been there for 65 s has a name (P6). One at the start of a stream can only
     /// be seen once a head comes, so there the time counts from when the origin is connected.
-    pub(super) fn check_holes(&mut self, now: u64, applied: impl Fn(usize, &StreamId) -> u64) {
+    pub(super) fn check_holes(
+        &mut self,
+        now: u64,
+        applied: impl Fn(usize, &StreamId) -> u64,
+        is_late: impl Fn(usize, usize, &StreamId) -> bool,
+    ) {
         let limit_ms = HEAD_LATE_MS + TICK_MS_MAX;
         self.holes.retain(|hole| applied(hole.region, &hole.stream) < hole.last_seq);
         let links = &self.links;
@@ -339,7 +348,9 @@ impl Oracle {
             let origin = (index_of(&hole.stream.origin), hole.gateway);
             let known = applied(hole.region, &hole.stream) > 0;
             let since = if known { Some(hole.since) } else { links.get(&origin).copied() };
-            since.is_some_and(|since| now > since.max(hole.since) + limit_ms)
+            let overdue = since.is_some_and(|since| now > since.max(hole.since) + limit_ms);
+            // It may have had no fresh word of the stream before the hole came to be.
+            overdue && !is_late(hole.region, hole.gateway, &hole.stream)
         });
         if let Some(hole) = unnamed {
             let what = format!("region {} does not name a hole: {hole:?}", hole.region);

@@ -317,6 +317,13 @@ impl RegionNode {
         let resumes =
             resumes.map(|of| (of.segment_id.as_ref().try_into().unwrap(), of.have)).collect();
         self.send_event(bus, gateway, send::Event::Welcomed { stored, resumes });
+        let inboxes = self.disk.inbox.iter().filter(|(stream, _)| lanes.contains(&stream.lane));
+        let left: Vec<_> = inboxes.flat_map(|(_, inbox)| inbox.left.clone()).collect();
+        for (stream, at) in left {
+            let Some(session) = &mut self.ends[gateway].session else { return };
+            let effects = session.receiver.step(receive::Event::Left(stream, at));
+            self.receive_effects(bus, gateway, effects);
+        }
         bus.trace(|| format!("{} {}: link up", self.book.region, gateway_id(gateway)));
         bus.oracle.link_up(bus.now, self.index, gateway);
     }
@@ -395,6 +402,13 @@ impl RegionNode {
     }
 
     /// A head that was verified.
+    /// Whether it has named a stream for want of a fresh word by this gateway.
+    pub(super) fn is_late(&self, gateway: usize, stream: &StreamId) -> bool {
+        let session = self.ends[gateway].session.as_ref();
+        let standing = session.and_then(|session| session.receiver.standing(stream));
+        standing.is_some_and(|standing| standing.head_late)
+    }
+
     pub(super) fn heard(&mut self, bus: &mut Bus, gateway: usize, head: signed::Head) {
         let signed::Head { stream, position: at, created_at } = head;
         bus.trace(|| {

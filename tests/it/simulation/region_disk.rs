@@ -11,7 +11,7 @@ use domain::kernel::{
 use domain::record::{Body, Record, RecordMeta};
 use domain::risk::{Event, EventDomain, EventSource, EventState};
 use domain::sharing::{Decision, share};
-use domain::stream::{LastShown, Position, StreamId};
+use domain::stream::{LastShown, Parent, Position, StreamId};
 use exchange::book::Book;
 use prost::bytes;
 use proto::convert::entry;
@@ -54,11 +54,15 @@ pub(super) struct Inbox {
     pub(super) parked: Vec<(u64, Reason)>,
     /// What each entry came to, in the order in which they were applied.
     pub(super) rows: Vec<(u64, Option<DigestRow>)>,
+    /// What its first entry says of streams of epochs that the origin has left.
+    pub(super) left: Vec<(StreamId, Position)>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct RegionDisk {
     pub(super) epoch: Epoch,
+    /// The one before.
+    parent: Option<Epoch>,
     pub(super) ops: BTreeSet<u64>,
     pub(super) outbox: BTreeMap<StreamId, Vec<OutRow>>,
     pub(super) inbox: BTreeMap<StreamId, Inbox>,
@@ -77,6 +81,7 @@ impl RegionDisk {
     pub(super) fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
+            parent: None,
             ops: BTreeSet::new(),
             outbox: BTreeMap::new(),
             inbox: BTreeMap::new(),
@@ -177,7 +182,13 @@ impl RegionDisk {
         let before = self.last(stream);
         if before.seq == 0 && record.is_some() {
             let agreement = book.agreement(stream.agreement, stream.version).unwrap();
-            self.append(book, stream, entry::encode_start(&agreement.sha256, None), None, chance);
+            let parent = |epoch: &Epoch| {
+                let last = self.last(&StreamId { epoch: *epoch, ..stream.clone() });
+                Parent { epoch: *epoch, last: Some(last).filter(|last| last.seq > 0) }
+            };
+            let parents: Vec<_> = self.parent.iter().map(parent).collect();
+            let start = entry::encode_start(&agreement.sha256, None, &parents);
+            self.append(book, stream, start, None, chance);
             return self.append(book, stream, entry, record, chance);
         }
         let mut salt = [0; 16];
@@ -194,7 +205,9 @@ impl RegionDisk {
             applied: seal::chain::start(&apply.stream),
             parked: Vec::new(),
             rows: Vec::new(),
+            left: Vec::new(),
         });
+        inbox.left.extend(apply.left());
         let joins =
             inbox.applied == apply.before || matches!(bad, Some(Bad::NoDedupe | Bad::AnyOrder));
         if joins {
@@ -208,7 +221,7 @@ impl RegionDisk {
             }
         }
         let inbox = &self.inbox[&apply.stream];
-        Applied { position: inbox.applied, parked_count: inbox.parked.len() as u64 }
+        Applied { position: inbox.applied, parked_count: inbox.parked.len() as u64, cloned: false }
     }
 
     fn write(&mut self, apply: &Apply) {
@@ -259,7 +272,7 @@ impl RegionDisk {
     /// Opens an epoch after a restore: nothing is numbered in the streams of the old one any more, and
     /// what a party has not receipted is shown again.
     pub(super) fn open_epoch(&mut self, book: &Book, epoch: Epoch, chance: &Chance) {
-        self.epoch = epoch;
+        self.parent = Some(std::mem::replace(&mut self.epoch, epoch));
         let mut again = Vec::new();
         for (stream, rows) in &self.outbox {
             let agreement = book.agreement(stream.agreement, stream.version).unwrap();

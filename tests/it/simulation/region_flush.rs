@@ -128,7 +128,7 @@ impl RegionNode {
                     let parked_count = applied.parked_count;
                     let (position, after) = (applied.position, apply.after);
                     let outcome = if position == after || position.seq > after.seq {
-                        Outcome::Applied { position, parked_count }
+                        Outcome::Applied { position, parked_count, left: apply.left() }
                     } else if position.seq == after.seq {
                         Outcome::Refused(position, Reason::StreamForked)
                     } else {

@@ -268,9 +268,11 @@ impl World {
             bus.after(if calm { TICK_MS_MAX } else { 500 }, Event::Tick(conn));
         }
         let regions = &self.regions;
-        bus.oracle.check_holes(bus.now, |region, stream| {
+        let applied = |region: usize, stream: &StreamId| {
             regions[region].disk.inbox.get(stream).map_or(0, |inbox| inbox.applied.seq)
-        });
+        };
+        let is_late = |region: usize, gateway, stream: &_| regions[region].is_late(gateway, stream);
+        bus.oracle.check_holes(bus.now, applied, is_late);
         bus.oracle.check_trial(bus.now);
         if bus.now - self.looked_at >= 1_000 {
             self.looked_at = bus.now;

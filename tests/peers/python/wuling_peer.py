@@ -217,11 +217,11 @@ def check_entry(n: Numbered, origin: str, agreed: bytes) -> Numbered:
         well = known and marked and dated and not staff and meta.retention_class
     if kind == "erase":
         seqs, sizes = [e.seq for e in item.entries], {len(e.commitment) for e in item.entries}
-        well = well and sizes == {32} and len(seqs) <= 2_000 and 0 < seqs[0] and seqs == sorted({*seqs})
+        well = well and sizes <= {32} and len(seqs) <= 2_000 and 0 not in seqs and seqs == sorted({*seqs})
     ids = UUID7.fullmatch(meta.record_id) and UUID7.fullmatch(meta.revision.epoch)
     require(well and ids and meta.revision.n and item.share_n, "FIELD_INVALID", "record")
     require({meta.birth_region, getattr(meta, "owner_region", origin)} == {origin}, "NOT_THE_OWNER")
-    require(kind != "erase" or seqs[-1] < n.seq, "NOT_THE_OWNER", "what comes later")
+    require(kind != "erase" or max(seqs, default=0) < n.seq, "NOT_THE_OWNER", "what comes later")
     r = meta.revision
     row = meta.record_id + r.t.to_bytes(4) + r.epoch + r.n.to_bytes(8) + item.share_n.to_bytes(8) + sha256(n.entry)
     return n._replace(what=kind, row=row)
@@ -360,11 +360,11 @@ class Peer:
         at, added = self.stream(id), []
         last = [at.entries[-1], *(n for other, n in before if other is at)][-1]
         seq, h, start = last.seq, last.h, exchange.Start(agreement_sha256=sha256(self.agreed.body))
+        start.parents.extend(exchange.Parent(epoch=left) for left in [self.kept.get("left")] if left)
         for entry in [exchange.Entry(start=start), exchange.Entry(view=view)][seq > 0 :]:
             seq, salt, encoded = seq + 1, os.urandom(16), entry.SerializeToString()
             h = link(seq, h, salt, encoded)
-            n = Numbered(seq, salt, encoded, h, end, "", b"")
-            added.append((at, check_entry(n, self.me, start.agreement_sha256)))
+            added.append((at, check_entry(Numbered(seq, salt, encoded, h, end, "", b""), self.me, start.agreement_sha256)))
         return added
 
     def take(self, at: Stream, came: Segment) -> None:
@@ -585,7 +585,7 @@ class Link:
         present = at.id.origin == self.peer.me and at.id.epoch >= self.peer.kept["epoch"]
         if position.seq > at.seq and (present or signer == self.peer.me):
             self.peer.alarm("WENT_BACK", at.label)  # our numbers are taken: on in a new epoch (§11.5)
-            self.peer.keep({"epoch": uuid7()}, [])
+            self.peer.keep({"epoch": uuid7(), "left": self.peer.kept["epoch"]}, [])
         at.stored = max(at.stored, position.seq)
         return at
 

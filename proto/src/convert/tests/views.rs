@@ -11,6 +11,7 @@ use domain::kernel::{GeoPoint, Kind, Lane, Reason};
 use domain::patrol::{SosAlert, SosState, SosTrigger};
 use domain::record::{Body, Record};
 use domain::sharing::{self, Leave, LeaveReason, View};
+use domain::stream::{Parent, Position};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 use prost::Message;
@@ -138,8 +139,11 @@ proptest! {
         share_n in 1..=u64::MAX,
         reason in proptest::sample::select(LeaveReason::ALL),
     ) {
-        let start = entry::decode(entry::encode_start(&sha256, None));
-        prop_assert_eq!(start, Ok(Entry::Start { agreement_sha256: sha256 }));
+        let epoch = record.meta.revision.epoch;
+        let last = Some(Position { seq: share_n, h: sha256 });
+        let parents = vec![Parent { epoch, last }, Parent { epoch, last: None }];
+        let start = entry::decode(entry::encode_start(&sha256, None, &parents));
+        prop_assert_eq!(start, Ok(Entry::Start { agreement_sha256: sha256, parents }));
         let leave = Leave { share_n, lane: Lane::Alert, reason };
         let read = entry::decode(entry::encode_leave(&record.meta, &leave));
         let meta = record.meta;

@@ -350,7 +350,14 @@ impl Maker {
                 let before = self.at;
                 let entries = (0..rows).map(|_| self.view()).collect::<Result<_>>()?;
                 let stream = self.stream.clone();
-                Job::Apply(Apply { stream, before, after: self.at, entries, now: self.now })
+                Job::Apply(Apply {
+                    stream,
+                    before,
+                    after: self.at,
+                    entries,
+                    parents: Vec::new(),
+                    now: self.now,
+                })
             }
             Part::Segments => Job::Segments((0..rows).map(|_| self.segment(1)).collect()),
             Part::Packed => {

@@ -132,6 +132,9 @@ catalogue! {
     AgreementSuperseded:
         "该协议版本已被新版本取代，请按新版本共享。",
         "A newer version of the agreement has taken its place; share under that one.";
+    RegionCloned:
+        "同一区域有两份副本同时运行，请停掉其中一份，并在另一份上执行 region restore。",
+        "Two copies of one region are at work; stop one, and run region restore on the other.";
 }
 
 #[cfg(test)]

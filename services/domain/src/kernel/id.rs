@@ -133,6 +133,21 @@ uuid_id! {
     Epoch
 }
 
+impl Epoch {
+    /// A new epoch, greater than this one whatever the clock says.
+    pub fn mint_after(last: Self, now: Timestamp, entropy: &dyn Entropy) -> Self {
+        Self::mint(now.max(last.minted_at().plus_millis(1)), entropy)
+    }
+
+    /// When it was minted, by its millisecond.
+    pub fn minted_at(self) -> Timestamp {
+        // The first 48 bits of a UUIDv7 are its milliseconds.
+        let [a, b, c, d, e, f, ..] = *self.as_bytes();
+        let millis = i64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        Timestamp::from_micros(millis.saturating_mul(1_000))
+    }
+}
+
 /// Which revision of a record. Compares by (t, epoch, n), as the fields stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {

@@ -79,6 +79,8 @@ code_table! {
         AgreementForked = 36 "AGREEMENT_FORKED",
         /// A newer version of the agreement has taken its place.
         AgreementSuperseded = 37 "AGREEMENT_SUPERSEDED",
+        /// Two copies of a region are at work.
+        RegionCloned = 38 "REGION_CLONED",
     }
 }
 
@@ -135,7 +137,8 @@ impl Reason {
             Self::OperationIdReused
             | Self::StreamForked
             | Self::TrustForked
-            | Self::AgreementForked => ReasonKind::AlreadyExists,
+            | Self::AgreementForked
+            | Self::RegionCloned => ReasonKind::AlreadyExists,
             Self::RevisionStale | Self::EpochChanged | Self::ChainBroken | Self::WentBack => {
                 ReasonKind::Conflict
             }

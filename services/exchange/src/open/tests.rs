@@ -119,7 +119,7 @@ fn entries_become_views_and_withdrawals_and_the_first_a_start() {
 #[test]
 fn what_cannot_be_used_is_parked_and_the_rest_goes_on() {
     let of = routine();
-    let other = entry::encode_start(&[1; 32], None);
+    let other = entry::encode_start(&[1; 32], None, &[]);
     let entries = [
         other,
         start(),

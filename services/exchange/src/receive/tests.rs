@@ -23,7 +23,8 @@ fn comes(receiver: &mut Receiver, log: &Log, from: usize, to: usize) -> Vec<Effe
 }
 
 fn applied(receiver: &mut Receiver, log: &Log, seq: usize) -> Vec<Effect> {
-    let outcome = Outcome::Applied { position: log.positions[seq], parked_count: 0 };
+    let outcome =
+        Outcome::Applied { position: log.positions[seq], parked_count: 0, left: Vec::new() };
     receiver.step(Event::Taken(routine(), outcome))
 }
 
@@ -159,7 +160,11 @@ fn a_stream_that_is_paused_gives_its_credit_back() {
     let pauses: [fn(&Log) -> Event; 3] = [
         |log| Event::Taken(routine(), Outcome::Refused(log.positions[0], Reason::StreamForked)),
         |log| {
-            let applied = Outcome::Applied { position: log.positions[1], parked_count: 1_001 };
+            let applied = Outcome::Applied {
+                position: log.positions[1],
+                parked_count: 1_001,
+                left: Vec::new(),
+            };
             Event::Taken(routine(), applied)
         },
         |log| Event::Taken(routine(), Outcome::Refused(log.positions[0], Reason::KindUnknown)),
@@ -428,7 +433,7 @@ impl Line {
                 assert_eq!(apply.before, *at, "a range that does not begin at the cursor");
                 seqs.extend(apply.entries.iter().map(|entry| entry.seq));
                 *at = apply.after;
-                Outcome::Applied { position: *at, parked_count: 0 }
+                Outcome::Applied { position: *at, parked_count: 0, left: Vec::new() }
             }
             Ok(None) => Outcome::Known,
             Err(outcome) => outcome,

@@ -242,7 +242,10 @@ async fn states(region: &Hosted) -> Result<pb::WatchStreamsResponse, ReadError> 
         .collect();
     let book = region.book();
     let mut streams = Vec::new();
-    for row in region.store.list_streams().await? {
+    let present = region.store.epoch();
+    let rows = region.store.list_streams().await?.into_iter();
+    // What an epoch that was left has shown is shown again in the present one.
+    for row in rows.filter(|row| row.stream.epoch == present) {
         let Some(agreement) = book.agreement(row.stream.agreement, row.stream.version) else {
             continue;
         };

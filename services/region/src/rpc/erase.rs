@@ -1,8 +1,10 @@
 //! Erasing a record, and who has confirmed that it erased it too.
 
 use crate::hosted::{Caller, Hosted};
+use crate::shares::opening;
 use crate::status::{refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
+use domain::agreement::Agreement;
 use domain::erasure::EraseReason;
 use domain::kernel::{Kind, Reason, RecordId};
 use prost::Message as _;
@@ -36,12 +38,20 @@ pub(super) async fn erase(
         region.entropy.fill(&mut salt);
         salt
     };
+    let book = region.book();
+    let in_force =
+        region.in_force(&book).filter(|signed| signed.agreement.has_party(&region.region));
+    let openings = in_force.map(|signed| {
+        let Agreement { agreement_id, version, .. } = signed.agreement;
+        (agreement_id, version, opening(region, signed))
+    });
     let erasing = Erasing {
         record_id,
         region: region.region.clone(),
         reason,
         device: Some(caller.device),
         salts: (0..WORDS_MAX).map(salt).collect(),
+        openings: openings.collect(),
         encoded: withdrawal,
         expires_at: now.plus_days(KEPT_DAYS),
         now,
@@ -74,7 +84,8 @@ pub(super) async fn list(region: &Hosted, limit: u32) -> Result<Vec<pb::Erasure>
     let book = region.book();
     let told = |erasure: ErasureRow| {
         let (mut confirmed, mut unconfirmed) = (BTreeSet::new(), BTreeSet::new());
-        for from in &erasure.streams {
+        // Of what stands in an epoch that was left, the word stands elsewhere.
+        for from in erasure.streams.iter().filter(|from| from.said_seq > 0) {
             let agreement = book.agreement(from.stream.agreement, from.stream.version);
             let parties = agreement.iter().flat_map(|agreement| &agreement.parties);
             for party in parties.map(|party| &party.region).filter(|id| **id != region.region) {
@@ -88,6 +99,7 @@ pub(super) async fn list(region: &Hosted, limit: u32) -> Result<Vec<pb::Erasure>
         let mut gateways = erasure
             .streams
             .iter()
+            .filter(|from| from.from_seq > 0)
             .map(|from| from.gateways.iter().map(ToString::to_string).collect::<BTreeSet<_>>());
         let first = gateways.next().unwrap_or_default();
         let everywhere =

@@ -142,16 +142,19 @@ async fn newest(
         }
         _ => false,
     };
-    // What an earlier version has shown stays where it was, unless what is open was shown anew.
+    // What an earlier version or epoch has shown stays where it was, unless what is open was shown anew.
+    let versions = last.since_version..=agreement.version;
+    let rows = region.store.list_streams().await?.into_iter().map(|row| row.stream);
+    let mut streams: Vec<StreamId> = rows
+        .filter(|stream| {
+            stream.agreement == agreement.agreement_id
+                && stream.lane == last.lane
+                && versions.contains(&stream.version)
+        })
+        .collect();
+    streams.sort_unstable_by_key(|stream| std::cmp::Reverse((stream.epoch, stream.version)));
     let mut found = None;
-    for version in (last.since_version..=agreement.version).rev() {
-        let stream = StreamId {
-            origin: region.region().clone(),
-            epoch: region.store.epoch(),
-            agreement: agreement.agreement_id,
-            version,
-            lane: last.lane,
-        };
+    for stream in streams {
         let entry =
             region.store.find_entry_with(&stream, record, |held| is_it(&held.entry)).await?;
         if let Some(entry) = entry {

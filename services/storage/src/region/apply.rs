@@ -1,12 +1,12 @@
 //! A neighbour's entries become views, with the cursor, in one transaction.
 
 use super::commit::read_revision;
-use super::withdrawal;
 use super::{FeedItem, FeedSource, InboxState, State};
+use super::{epoch, withdrawal};
 use crate::sqlite::{Insert, int, select_in, uint};
 use bytes::Bytes;
 use domain::kernel::{Kind, Reason, RecordId, RegionId, Revision, Timestamp};
-use domain::stream::{Position, StreamId};
+use domain::stream::{Parent, Position, StreamId};
 use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -83,8 +83,17 @@ pub struct Apply {
     pub after: Position,
     /// Its entries, in order.
     pub entries: Vec<InboxEntry>,
+    /// The epochs that the stream's own follows, where the range opens it.
+    pub parents: Vec<Parent>,
     /// The region's clock.
     pub now: Timestamp,
+}
+
+impl Apply {
+    /// Streams of epochs that the origin has left, as far as it knows them.
+    pub fn left(&self) -> Vec<(StreamId, Position)> {
+        self.parents.iter().filter_map(|parent| parent.known(&self.stream)).collect()
+    }
 }
 
 /// Where the cursor stands afterwards. When it is not the range's end, nothing was applied: the range
@@ -95,6 +104,8 @@ pub struct Applied {
     pub position: Position,
     /// Entries parked in the stream so far.
     pub parked_count: u64,
+    /// The origin has opened two epochs out of one, and none that follows both.
+    pub cloned: bool,
 }
 
 pub(super) fn load(conn: &Connection) -> rusqlite::Result<HashMap<StreamId, InboxState>> {
@@ -131,10 +142,13 @@ pub(super) fn run(
             InboxState { number, applied: genesis, parked_count: 0 }
         }
     };
+    let mut cloned = false;
     if inbox.applied == apply.before {
         #[cfg(feature = "known-bad")]
         crate::known_bad::forget_views(conn, inbox.number, apply.before)?;
         keep_entries(state, conn, &mut inbox, apply)?;
+        let StreamId { origin, epoch, .. } = &apply.stream;
+        cloned = !apply.parents.is_empty() && epoch::note(conn, origin, *epoch, &apply.parents)?;
         #[cfg(feature = "known-bad")]
         crate::known_bad::pass(crate::known_bad::Point::ViewsWritten);
         inbox.applied = apply.after;
@@ -146,7 +160,7 @@ pub(super) fn run(
         state.pending.now = Some(apply.now);
     }
     state.memory.inboxes.insert(apply.stream.clone(), inbox);
-    Ok(Applied { position: inbox.applied, parked_count: inbox.parked_count })
+    Ok(Applied { position: inbox.applied, parked_count: inbox.parked_count, cloned })
 }
 
 /// Names a record: no neighbour can put another's record behind one of its own.

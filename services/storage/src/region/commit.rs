@@ -194,7 +194,7 @@ impl Present<'_> {
 impl ShareWrite {
     /// Whether the version is not in force any more, and this is no calling off.
     pub(super) fn is_behind(&self, state: &State) -> bool {
-        let opened = state.memory.versions.in_force.get(&self.stream.agreement);
+        let opened = state.memory.footing.in_force.get(&self.stream.agreement);
         !self.behind_end && opened.is_some_and(|opened| *opened > self.stream.version)
     }
 }
@@ -252,7 +252,7 @@ fn write(
     let mut verdicts = Vec::new();
     for commit in commits() {
         // Also where it shows nothing: under the version in force it might.
-        let turned = commit.turns != state.memory.versions.turns;
+        let turned = commit.turns != state.memory.footing.turns;
         let verdict = if turned { CommitVerdict::Stale } else { ground.check(commit) };
         if verdict == CommitVerdict::Done {
             state.pending.now = Some(commit.now);

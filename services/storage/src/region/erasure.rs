@@ -2,7 +2,7 @@
 //! and what stays is its place in each chain.
 
 use super::outbox::{self, Runs};
-use super::{FeedItem, FeedSource, State, Store, StreamState};
+use super::{FeedItem, FeedSource, Opening, State, Store, StreamState};
 use crate::ReadError;
 use crate::region::commit::{OperationOutcome, read_revision};
 use crate::region::stream::stream_id;
@@ -10,10 +10,13 @@ use crate::sqlite::{int, uint};
 use crate::writer::WriteError;
 use bytes::Bytes;
 use domain::erasure::{ENTRIES_PER_ERASE_MAX, Erase, EraseReason};
-use domain::kernel::{DeviceId, GatewayId, Kind, Reason, RecordId, RegionId, Revision, Timestamp};
+use domain::kernel::{
+    AgreementId, DeviceId, GatewayId, Kind, Reason, RecordId, RegionId, Revision, Timestamp,
+};
 use domain::stream::{Shown, StreamId};
 use rusqlite::{Connection, OptionalExtension as _};
 use sqlx::Row as _;
+use std::collections::HashSet;
 
 /// A record to erase.
 #[derive(Clone, Debug)]
@@ -28,6 +31,9 @@ pub struct Erasing {
     pub device: Option<DeviceId>,
     /// Fresh random bytes for the words of erasure: one for each stream that this region writes.
     pub salts: Vec<[u8; 16]>,
+    /// How the streams of each agreement version that is in force open: what stands only in an epoch that was left is
+    /// called off there.
+    pub openings: Vec<(AgreementId, u32, Opening)>,
     /// What watchers are sent, by the record's kind; opaque here.
     pub encoded: fn(RecordId, Kind) -> Bytes,
     /// Until when the words of erasure are kept.
@@ -56,11 +62,12 @@ pub struct ErasureRow {
 pub struct ErasedFrom {
     /// The stream.
     pub stream: StreamId,
-    /// First of its entries.
+    /// First of its entries; 0 where there are none.
     pub from_seq: u64,
     /// Last of its entries.
     pub to_seq: u64,
-    /// The entry that says so.
+    /// The entry that says so; 0 where it stands in another stream of the agreement, and out of reach where nothing
+    /// is said any more.
     pub said_seq: u64,
     /// Gateways that deleted each packaging.
     pub gateways: Vec<GatewayId>,
@@ -133,34 +140,86 @@ fn from_streams(
     let mut streams: Vec<_> =
         state.memory.streams.iter().map(|(id, state)| (id.clone(), state.number)).collect();
     streams.sort_unstable();
+    let present = state.memory.footing.present.epoch;
     let mut runs = Runs::default();
-    let mut salts = erasing.salts.iter();
+    let mut salts = erasing.salts.iter().copied();
+    let (mut said_in, mut left) = (HashSet::new(), Vec::new());
     for (stream, number) in streams {
         let erased = outbox::erase(conn, &stream, number, erasing.record_id)?;
         let (Some((from, _)), Some((to, _))) = (erased.first(), erased.last()) else { continue };
-        let before = last.shown.get(stream.agreement);
+        state.pending.erased.push((stream.clone(), *from, *to));
+        let place = Place { number, range: (*from, *to) };
+        if stream.epoch != present {
+            // Nothing is numbered there any more.
+            left.push((stream, place));
+            continue;
+        }
         let mut said = 0;
         for entries in erased.chunks(ENTRIES_PER_ERASE_MAX) {
-            let erase = Erase {
-                record_id: erasing.record_id,
-                kind: last.kind,
-                birth_region: erasing.region.clone(),
-                revision: last.revision,
-                share_n: before.map_or(1, |before| before.share_n.saturating_add(1)),
-                reason: erasing.reason,
-                entries: entries.to_vec(),
-            };
-            let salt = salts.next().copied().ok_or(rusqlite::Error::InvalidQuery)?;
-            let word = (salt, seal::entry::erase(&erase), erasing.expires_at);
+            let erase = erasing.word(&last, stream.agreement, entries);
+            let salt = salts.next().ok_or(rusqlite::Error::InvalidQuery)?;
+            let word = (salt, erase, erasing.expires_at);
             said = runs.push(state, conn, &stream, word, erasing.now)?.seq;
         }
+        said_in.insert(stream.agreement);
+        place.write(conn, &last, said)?;
+    }
+    for (stream, place) in left {
+        let opening = erasing.openings.iter().find(|(of, ..)| *of == stream.agreement);
+        let Some((agreement, version, opening)) = opening else {
+            place.write(conn, &last, NEVER_SAID)?;
+            continue;
+        };
+        place.write(conn, &last, 0)?;
+        if said_in.insert(*agreement) {
+            let times = (erasing.expires_at, erasing.now);
+            let stream = StreamId { epoch: present, version: *version, ..stream };
+            runs.open(state, conn, &stream, opening, times)?;
+            let salt = salts.next().ok_or(rusqlite::Error::InvalidQuery)?;
+            let word = (salt, erasing.word(&last, *agreement, &[]), erasing.expires_at);
+            let said = runs.push(state, conn, &stream, word, erasing.now)?.seq;
+            let number = runs.number_of(&stream).ok_or(rusqlite::Error::InvalidQuery)?;
+            Place { number, range: (0, 0) }.write(conn, &last, said)?;
+        }
+    }
+    runs.write(state, conn)
+}
+
+/// No receipt ever comes so far.
+const NEVER_SAID: u64 = i64::MAX.cast_unsigned();
+
+/// The entries of an erased record in a stream.
+struct Place {
+    number: i64,
+    range: (u64, u64),
+}
+
+impl Place {
+    /// Keeps where it lay, and which entry says that it was erased.
+    fn write(&self, conn: &Connection, last: &Last<'_>, said: u64) -> rusqlite::Result<()> {
+        let (from, to) = self.range;
         conn.prepare_cached(
             "INSERT INTO erasure_stream (feed_seq, stream_no, from_seq, to_seq, said_seq) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute((int(last.feed_seq), number, int(*from), int(*to), int(said)))?;
-        state.pending.erased.push((stream, *from, *to));
+        .execute((int(last.feed_seq), self.number, int(from), int(to), int(said)))?;
+        Ok(())
     }
-    runs.write(state, conn)
+}
+
+impl Erasing {
+    /// The word of erasure for a stream of the agreement, which names these entries.
+    fn word(&self, last: &Last<'_>, agreement: AgreementId, entries: &[(u64, [u8; 32])]) -> Bytes {
+        let before = last.shown.get(agreement);
+        seal::entry::erase(&Erase {
+            record_id: self.record_id,
+            kind: last.kind,
+            birth_region: self.region.clone(),
+            revision: last.revision,
+            share_n: before.map_or(1, |before| before.share_n.saturating_add(1)),
+            reason: self.reason,
+            entries: entries.to_vec(),
+        })
+    }
 }
 
 /// Notes that a gateway deleted each packaging of a range.
@@ -187,7 +246,7 @@ const ERASURES: &str = "SELECT e.feed_seq, e.record_id, e.kind, e.erased_at, e.r
 
 const UNCONFIRMED: &str = "SELECT s.stream_id, t.from_seq, t.to_seq FROM erasure_stream t JOIN stream s ON s.stream_no = t.stream_no
       LEFT JOIN erasure_gateway g ON g.feed_seq = t.feed_seq AND g.stream_no = t.stream_no AND g.gateway_id = $1
-    WHERE g.gateway_id IS NULL ORDER BY t.feed_seq, t.stream_no LIMIT $2";
+    WHERE g.gateway_id IS NULL AND t.from_seq > 0 ORDER BY t.feed_seq, t.stream_no LIMIT $2";
 const IS_ERASED: &str = "SELECT 1 FROM erasure WHERE record_id = $1";
 
 /// Every statement the readers use here; a test prepares each.

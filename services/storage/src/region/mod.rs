@@ -5,9 +5,11 @@ mod audit;
 mod commit;
 mod device;
 mod disclosure;
+mod epoch;
 mod erasure;
 mod feed;
 mod outbox;
+mod schema;
 mod stream;
 mod tail;
 #[cfg(test)]
@@ -25,58 +27,31 @@ pub use device::{
     DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode, RevokedDevice, issue_code, revoke_device,
 };
 pub use disclosure::{Disclosure, Watcher};
+pub use epoch::OpenEpoch;
 pub use erasure::{ErasedFrom, Erasing, ErasureRow};
 pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, ViewFound, Views};
 pub use outbox::OutboxEntry;
 pub use stream::{DigestRow, ReceiptRow, StreamRow};
-pub use turn::{Reshare, Turn, TurnPage};
+pub use turn::{Places, Reshare, Turn, TurnPage};
 
 use crate::ReadError;
 use crate::depth::{self, DepthRow};
 use crate::metrics::Metrics;
-use crate::sqlite::{self, Migration, OpenError};
+use crate::sqlite::{self, OpenError};
 use crate::writer::{Answer, Call, Look, Queue, WriteError, Writer};
 use device::Devices;
 use domain::kernel::{AgreementId, DeviceId, Epoch, GatewayId, RegionId, Timestamp};
 use domain::stream::{Position, StreamId};
 use outbox::{Recent, Run};
 use rusqlite::{Connection, OptionalExtension as _};
+use schema::MIGRATIONS;
 use sqlx::SqlitePool;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tail::Tail;
 use tokio::sync::broadcast;
-use turn::Versions;
-
-const MIGRATIONS: &[Migration] = &[
-    Migration {
-        number: 1,
-        sql: include_str!("../../migrations/sqlite/region/0001_create_region_tables.sql"),
-    },
-    Migration {
-        number: 2,
-        sql: include_str!("../../migrations/sqlite/region/0002_pack_outbox_and_memory.sql"),
-    },
-    Migration {
-        number: 3,
-        sql: include_str!("../../migrations/sqlite/region/0003_keep_what_the_chain_needs.sql"),
-    },
-    Migration {
-        number: 4,
-        sql: include_str!(
-            "../../migrations/sqlite/region/0004_let_agreements_not_overrule_each_other.sql"
-        ),
-    },
-    Migration {
-        number: 5,
-        sql: include_str!("../../migrations/sqlite/region/0005_turn_versions.sql"),
-    },
-    Migration {
-        number: 6,
-        sql: include_str!("../../migrations/sqlite/region/0006_erase_records.sql"),
-    },
-];
+use turn::Footing;
 
 /// Commits that a slow listener may be behind before it must read the store instead.
 const COMMITS_KEPT: usize = 1_024;
@@ -105,8 +80,7 @@ pub struct Store {
     tail: Arc<Mutex<Tail>>,
     recent: Arc<Mutex<Recent>>,
     devices: Arc<Mutex<Devices>>,
-    versions: Arc<Mutex<Versions>>,
-    epoch: Epoch,
+    footing: Arc<Mutex<Footing>>,
     metrics: Metrics,
 }
 
@@ -124,6 +98,8 @@ pub(crate) enum Job {
     TurnPage(Call<TurnPage, ()>),
     Erase(Call<Erasing, bool>),
     Replaced(Call<(GatewayId, StreamId, u64, u64), ()>),
+    OpenEpoch(Call<OpenEpoch, Epoch>),
+    NoteBeside(Call<(RegionId, Epoch), ()>),
 }
 
 /// Names of the kinds of jobs, in the order of [`Answer::kind`].
@@ -140,6 +116,8 @@ const JOB_KINDS: &[&str] = &[
     "turn_page",
     "erase",
     "replaced",
+    "open_epoch",
+    "note_beside",
 ];
 
 impl Store {
@@ -163,18 +141,18 @@ impl Store {
         region: &RegionId,
         epoch: Epoch,
     ) -> Result<(Self, Writer), OpenError> {
-        let epoch = own(&conn, region, epoch)?;
+        own(&conn, region, epoch)?;
         let (queue, jobs) = Queue::new();
         let (committed, _) = broadcast::channel(COMMITS_KEPT);
         let tail: Arc<Mutex<Tail>> = Arc::default();
         let devices: Arc<Mutex<Devices>> = Arc::default();
         let recent: Arc<Mutex<Recent>> = Arc::default();
         let memory = Memory::load(&conn)?;
-        let versions = Arc::new(Mutex::new(memory.versions.clone()));
+        let footing = Arc::new(Mutex::new(memory.footing.clone()));
         let state = State {
             tail: Arc::clone(&tail),
             devices: Arc::clone(&devices),
-            versions: Arc::clone(&versions),
+            footing: Arc::clone(&footing),
             recent: Arc::clone(&recent),
             // Whoever was here before may have been stopped before it was done with that.
             unsettled: true,
@@ -194,8 +172,7 @@ impl Store {
             tail,
             recent,
             devices,
-            versions,
-            epoch,
+            footing,
             metrics: metrics.clone(),
         };
         Ok((store, Writer::new(conn, jobs, state, metrics)))
@@ -218,20 +195,23 @@ impl Store {
 
     /// The epoch the store is in.
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.footing().present.epoch
+    }
+
+    fn footing(&self) -> MutexGuard<'_, Footing> {
+        // Each change leaves it whole.
+        self.footing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The version of an agreement that is in force here, by what was written; `None` before the first.
     pub fn version_in_force(&self, agreement: AgreementId) -> Option<u32> {
-        // Each change leaves it whole.
-        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.in_force.get(&agreement).copied()
+        self.footing().in_force.get(&agreement).copied()
     }
 
-    /// How many versions have come into force by now: what is decided names it, and is handed back when another has
-    /// come meanwhile.
+    /// How many versions have come into force and epochs were opened by now: what is decided names it, and is handed
+    /// back when there is another meanwhile.
     pub fn turns(&self) -> u64 {
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner).turns
+        self.footing().turns
     }
 
     /// Puts an agreement version into force: what is decided under those before it is handed back from now on.
@@ -328,8 +308,8 @@ impl Store {
     }
 }
 
-/// Makes sure the file is this region's; returns its epoch.
-fn own(conn: &Connection, region: &RegionId, epoch: Epoch) -> Result<Epoch, OpenError> {
+/// Makes sure the file is this region's; one that is new begins in `epoch`.
+fn own(conn: &Connection, region: &RegionId, epoch: Epoch) -> Result<(), OpenError> {
     let fact = |name: &str| {
         conn.query_row("SELECT value FROM store_fact WHERE name = ?1", [name], |row| {
             row.get::<_, Vec<u8>>(0)
@@ -341,23 +321,23 @@ fn own(conn: &Connection, region: &RegionId, epoch: Epoch) -> Result<Epoch, Open
             "INSERT INTO store_fact (name, value) VALUES ('region_id', ?1), ('epoch', ?2)",
             (region.as_str().as_bytes(), epoch.as_bytes().as_slice()),
         )?;
-        return Ok(epoch);
+        return Ok(());
     };
     if found != region.as_str().as_bytes() {
         let found = String::from_utf8_lossy(&found).into_owned();
         return Err(OpenError::WrongOwner { found, wanted: region.to_string() });
     }
-    let epoch = fact("epoch")?.ok_or(OpenError::Inconsistent("epoch"))?;
-    Epoch::from_slice(&epoch).ok_or(OpenError::Inconsistent("epoch"))
+    let epoch = fact("epoch")?.and_then(|epoch| Epoch::from_slice(&epoch));
+    epoch.map(drop).ok_or(OpenError::Inconsistent("epoch"))
 }
 
 /// What the writer keeps in memory so that a commit reads little; always what the disk holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Memory {
     feed_seq: u64,
     streams: HashMap<StreamId, StreamState>,
-    /// The version of each agreement that is in force here.
-    versions: Versions,
+    /// What is decided rests on it.
+    footing: Footing,
     inboxes: HashMap<StreamId, InboxState>,
     watcher_set: Option<i64>,
     disclosure_hash: [u8; 32],
@@ -386,7 +366,7 @@ pub(crate) struct Pending {
     streams: HashMap<StreamId, Position>,
     runs: Vec<Run>,
     revoked: Vec<DeviceId>,
-    /// A version has come into force.
+    /// A version has come into force, or an epoch was opened.
     turned: bool,
     /// Ranges of streams that hold what was erased.
     erased: Vec<(StreamId, u64, u64)>,
@@ -405,7 +385,7 @@ pub(crate) struct State {
     committed: broadcast::Sender<Committed>,
     tail: Arc<Mutex<Tail>>,
     devices: Arc<Mutex<Devices>>,
-    versions: Arc<Mutex<Versions>>,
+    footing: Arc<Mutex<Footing>>,
     recent: Arc<Mutex<Recent>>,
     /// What was erased may still stand in the log.
     unsettled: bool,
@@ -433,7 +413,7 @@ impl Memory {
         Ok(Self {
             feed_seq: sqlite::uint(feed_seq),
             streams: stream::load(conn)?,
-            versions: Versions { turns: 0, in_force: turn::load(conn)? },
+            footing: Footing { turns: 0, present: epoch::load(conn)?, in_force: turn::load(conn)? },
             inboxes: apply::load(conn)?,
             watcher_set: None,
             disclosure_hash,
@@ -506,6 +486,14 @@ impl crate::writer::Apply for State {
                     erasure::confirm(self, conn, &call.input)?;
                     call.set(());
                 }
+                Job::OpenEpoch(call) => {
+                    let present = epoch::open(self, conn, &call.input)?;
+                    call.set(present);
+                }
+                Job::NoteBeside(call) => {
+                    epoch::note_beside(self, conn, &call.input)?;
+                    call.set(());
+                }
             }
         }
         disclosure::note_watched(self, conn)
@@ -523,8 +511,8 @@ impl crate::writer::Apply for State {
             self.recent.lock().unwrap_or_else(PoisonError::into_inner).forget(stream);
         }
         if pending.turned {
-            let versions = self.memory.versions.clone();
-            *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = versions;
+            let footing = self.memory.footing.clone();
+            *self.footing.lock().unwrap_or_else(PoisonError::into_inner) = footing;
         }
         for device in pending.revoked {
             self.devices.lock().unwrap_or_else(PoisonError::into_inner).revoked(device);
@@ -549,8 +537,8 @@ impl crate::writer::Apply for State {
         let pending = std::mem::take(&mut self.pending);
         // A set that was rolled back has no row, and its number will be another's.
         let watcher_set = pending.watchers_before.unwrap_or(self.memory.watcher_set);
-        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.memory = Memory { watcher_set, versions, ..Memory::load(conn)? };
+        let footing = self.footing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.memory = Memory { watcher_set, footing, ..Memory::load(conn)? };
         Ok(())
     }
 }
@@ -570,6 +558,8 @@ impl Answer for Job {
             Self::TurnPage(call) => call.answer(flushed),
             Self::Erase(call) => call.answer(flushed),
             Self::Replaced(call) => call.answer(flushed),
+            Self::OpenEpoch(call) => call.answer(flushed),
+            Self::NoteBeside(call) => call.answer(flushed),
         }
     }
 
@@ -587,6 +577,8 @@ impl Answer for Job {
             Self::TurnPage(_) => 9,
             Self::Erase(_) => 10,
             Self::Replaced(_) => 11,
+            Self::OpenEpoch(_) => 12,
+            Self::NoteBeside(_) => 13,
         }
     }
 }

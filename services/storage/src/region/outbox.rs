@@ -1,7 +1,7 @@
 //! Entries of the streams this region writes: numbered and chained as they are committed, kept in runs,
 //! read back to be sealed.
 
-use super::{Opening, ShareWrite, State, Store, StreamState, Tail};
+use super::{Opening, ShareWrite, State, Store, StreamState, Tail, epoch};
 use crate::ReadError;
 use crate::sqlite::{int, uint};
 use bytes::{Buf as _, BufMut as _, Bytes};
@@ -104,7 +104,8 @@ impl Runs {
             };
             predecessor = Some((before.version, end));
         }
-        let entry = seal::entry::start(agreement_sha256, predecessor);
+        let parents = epoch::parents(state, stream);
+        let entry = seal::entry::start(agreement_sha256, predecessor, &parents);
         self.push(state, conn, stream, (*start_salt, entry, expires_at), now)?;
         Ok(())
     }
@@ -133,6 +134,11 @@ impl Runs {
         };
         let known = state.memory.streams.keys().chain(self.open.keys());
         known.filter(older).max_by_key(|other| other.version).cloned()
+    }
+
+    /// The number of a stream that has a run here.
+    pub(super) fn number_of(&self, stream: &StreamId) -> Option<i64> {
+        self.runs.get(*self.open.get(stream)?).map(|(number, ..)| *number)
     }
 
     /// Numbers and chains an entry of a stream that is open.

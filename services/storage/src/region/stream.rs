@@ -56,6 +56,9 @@ const STREAMS: &str =
     "SELECT stream_id, last_seq, last_h, 0 AS parked_count FROM stream ORDER BY stream_no";
 const INBOXES: &str =
     "SELECT stream_id, applied_seq, applied_h, parked_count FROM inbox ORDER BY inbox_no";
+const STARTS: &str =
+    "SELECT i.stream_id, c.entry FROM inbox i JOIN control c ON c.inbox_no = i.inbox_no
+    WHERE c.seq = 1 ORDER BY i.inbox_no";
 const RECEIPTS: &str =
     "SELECT s.stream_id, r.party, r.seq, r.h, r.parked_count, r.received_at, r.signed
     FROM receipt r JOIN stream s ON s.stream_no = r.stream_no ORDER BY r.stream_no, r.party";
@@ -67,7 +70,7 @@ const DIGEST: &str = "SELECT v.record_id, v.revision_t, v.revision_epoch, v.revi
 
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[STREAMS, INBOXES, RECEIPTS, PARKED, DIGEST];
+pub(super) const STATEMENTS: &[&str] = &[STREAMS, INBOXES, STARTS, RECEIPTS, PARKED, DIGEST];
 
 impl Store {
     /// Streams this region writes, and how far they go.
@@ -86,6 +89,17 @@ impl Store {
     #[tracing::instrument(name = "db.inboxes.list", level = "debug", skip_all)]
     pub async fn list_inboxes(&self) -> Result<Vec<StreamRow>, ReadError> {
         self.stream_rows(INBOXES).await
+    }
+
+    /// The first entries of the streams this region receives.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.starts.list", level = "debug", skip_all)]
+    pub async fn list_starts(&self) -> Result<Vec<(StreamId, Bytes)>, ReadError> {
+        let rows = sqlx::query(STARTS).fetch_all(&self.readers).await?;
+        let start = |row| Ok((stream_id(row, 0)?, row.try_get::<Vec<u8>, _>(1)?.into()));
+        rows.iter().map(start).collect()
     }
 
     async fn stream_rows(&self, sql: &'static str) -> Result<Vec<StreamRow>, ReadError> {

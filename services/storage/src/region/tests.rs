@@ -67,6 +67,7 @@ fn every_statement_of_the_readers_can_be_prepared() {
     for sql in [
         audit::STATEMENTS,
         device::STATEMENTS,
+        epoch::STATEMENTS,
         erasure::STATEMENTS,
         feed::STATEMENTS,
         outbox::STATEMENTS,

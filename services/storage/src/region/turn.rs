@@ -2,11 +2,12 @@
 //! the new one, page by page, while operations go on.
 
 use super::commit::read_revision;
+use super::epoch::Present;
 use super::outbox::Runs;
 use super::{Base, Opening, RecordRow, ShareWrite, State, Store};
 use crate::ReadError;
 use crate::sqlite::{int, uint};
-use domain::kernel::{AgreementId, RecordId, Timestamp};
+use domain::kernel::{AgreementId, Epoch, RecordId, Timestamp};
 use domain::stream::{Shown, StreamId};
 use rusqlite::{Connection, OptionalExtension as _};
 use sqlx::Row as _;
@@ -44,6 +45,17 @@ pub struct Reshare {
     pub shares: Vec<ShareWrite>,
 }
 
+/// Places of the feed that have yet to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Behind this one.
+    pub after: u64,
+    /// Up to this one.
+    pub through: u64,
+    /// From this one on also what is over or was taken back is shown again.
+    pub again_from: u64,
+}
+
 /// A part of what is open.
 #[derive(Clone, Debug)]
 pub struct TurnPage {
@@ -51,6 +63,8 @@ pub struct TurnPage {
     pub agreement: AgreementId,
     /// The version.
     pub version: u32,
+    /// The epoch in which it is shown; of no use in another.
+    pub epoch: Epoch,
     /// What leaves.
     pub records: Vec<Reshare>,
     /// Places of the feed up to here are done.
@@ -59,16 +73,17 @@ pub struct TurnPage {
     pub now: Timestamp,
 }
 
-/// The versions that are in force.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Versions {
-    /// How many came into force since the store was opened.
+/// What is decided rests on it: the epoch, and the versions that are in force.
+#[derive(Clone, Debug)]
+pub(super) struct Footing {
+    /// How often any of it has changed since the store was opened.
     pub(super) turns: u64,
+    pub(super) present: Present,
     /// By agreement.
     pub(super) in_force: HashMap<AgreementId, u32>,
 }
 
-/// Versions in force.
+/// Footing in force.
 pub(super) fn load(conn: &Connection) -> rusqlite::Result<HashMap<AgreementId, u32>> {
     let mut statement =
         conn.prepare("SELECT agreement_id, max(version) FROM turn GROUP BY agreement_id")?;
@@ -86,13 +101,16 @@ pub(super) fn load(conn: &Connection) -> rusqlite::Result<HashMap<AgreementId, u
 /// Puts a version into force, unless it or a later one is.
 pub(super) fn begin(state: &mut State, conn: &Connection, turn: &Turn) -> rusqlite::Result<()> {
     let Turn { agreement, version, openings, writes, shows_open, expires_at, now } = turn;
-    let known = state.memory.versions.in_force.get(agreement).copied();
+    let known = state.memory.footing.in_force.get(agreement).copied();
     if known >= Some(*version) {
         return Ok(());
     }
     let older = |stream: &&StreamId| {
         let end = state.memory.streams.get(*stream).and_then(|state| state.end);
-        stream.agreement == *agreement && stream.version < *version && end.is_none()
+        stream.epoch == state.memory.footing.present.epoch
+            && stream.agreement == *agreement
+            && stream.version < *version
+            && end.is_none()
     };
     let mut ended: Vec<_> = state.memory.streams.keys().filter(older).cloned().collect();
     ended.sort_unstable();
@@ -122,16 +140,19 @@ pub(super) fn begin(state: &mut State, conn: &Connection, turn: &Turn) -> rusqli
         "INSERT INTO turn (agreement_id, version, after_seq, through_seq) VALUES (?1, ?2, 0, ?3)",
     )?
     .execute((agreement.as_bytes().as_slice(), version.to_be_bytes(), int(through)))?;
-    state.memory.versions.in_force.insert(*agreement, *version);
-    state.memory.versions.turns += 1;
+    state.memory.footing.in_force.insert(*agreement, *version);
+    state.memory.footing.turns += 1;
     state.pending.turned = true;
     state.pending.now = Some(*now);
     Ok(())
 }
 
-/// Shows a part of what is open.
+/// Shows a part of what is open, in the epoch in which it was decided.
 pub(super) fn page(state: &mut State, conn: &Connection, page: &TurnPage) -> rusqlite::Result<()> {
-    let TurnPage { agreement, version, records, after_seq, now } = page;
+    let TurnPage { agreement, version, epoch, records, after_seq, now } = page;
+    if *epoch != state.memory.footing.present.epoch {
+        return Ok(());
+    }
     let mut runs = Runs::default();
     for Reshare { record_id, base, shown, shares } in records {
         let present = conn
@@ -165,7 +186,7 @@ pub(super) fn page(state: &mut State, conn: &Connection, page: &TurnPage) -> rus
 }
 
 const UNDONE: &str =
-    "SELECT after_seq, through_seq FROM turn WHERE agreement_id = $1 AND version = $2";
+    "SELECT after_seq, through_seq, again_from FROM turn WHERE agreement_id = $1 AND version = $2";
 const OPEN: &str = "SELECT feed_seq, record_id, kind, revision_t, revision_epoch, revision_n, encoded, shown FROM record
     WHERE feed_seq > $1 AND feed_seq <= $2 ORDER BY feed_seq LIMIT $3";
 
@@ -174,8 +195,7 @@ const OPEN: &str = "SELECT feed_seq, record_id, kind, revision_t, revision_epoch
 pub(super) const STATEMENTS: &[&str] = &[UNDONE, OPEN];
 
 impl Store {
-    /// What of the feed has yet to be shown under a version that is in force: the places behind which and up to
-    /// which. `None` where nothing has.
+    /// What of the feed has yet to be shown under a version that is in force; `None` where nothing has.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -184,7 +204,7 @@ impl Store {
         &self,
         agreement: AgreementId,
         version: u32,
-    ) -> Result<Option<(u64, u64)>, ReadError> {
+    ) -> Result<Option<Places>, ReadError> {
         let row = sqlx::query(UNDONE)
             .bind(agreement.as_bytes().as_slice())
             .bind(version.to_be_bytes().as_slice())
@@ -192,7 +212,8 @@ impl Store {
             .await?;
         let Some(row) = row else { return Ok(None) };
         let (after, through) = (uint(row.try_get(0)?), uint(row.try_get(1)?));
-        Ok((after < through).then_some((after, through)))
+        let again_from = row.try_get::<Option<i64>, _>(2)?.map_or(u64::MAX, uint);
+        Ok((after < through).then_some(Places { after, through, again_from }))
     }
 
     /// Records of this region in these places of the feed, with their places.
@@ -202,7 +223,7 @@ impl Store {
     #[tracing::instrument(name = "db.records.list", level = "debug", skip_all)]
     pub async fn list_records(
         &self,
-        (after, through): (u64, u64),
+        Places { after, through, .. }: Places,
         limit: u32,
     ) -> Result<Vec<(u64, RecordRow)>, ReadError> {
         let rows = sqlx::query(OPEN)

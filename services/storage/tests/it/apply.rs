@@ -6,11 +6,18 @@ use domain::kernel::{Kind, Lane, Reason};
 use domain::stream::StreamId;
 use storage::region::{Applied, Apply, FeedSource, InboxEntry, InboxItem, ViewRow, Views};
 
-fn range(of: &StreamId, from: u64, items: Vec<InboxItem>) -> Apply {
+pub(crate) fn range(of: &StreamId, from: u64, items: Vec<InboxItem>) -> Apply {
     let entries: Vec<InboxEntry> =
         (from + 1..).zip(items).map(|(seq, item)| entry(seq, item)).collect();
     let after = place(of, from + entries.len() as u64);
-    Apply { stream: of.clone(), before: place(of, from), after, entries, now: NOW }
+    Apply {
+        stream: of.clone(),
+        before: place(of, from),
+        after,
+        entries,
+        parents: Vec::new(),
+        now: NOW,
+    }
 }
 
 fn view(of: i64, n: u64, share_n: u64) -> InboxItem {
@@ -27,7 +34,7 @@ async fn a_range_is_applied_only_where_the_cursor_stands() {
     let world = World::new().await;
     let of = stream("daluba", Lane::Routine);
     let first = range(&of, 0, vec![control(), view(1, 1, 1)]);
-    let stands = Applied { position: place(&of, 2), parked_count: 0 };
+    let stands = Applied { position: place(&of, 2), parked_count: 0, cloned: false };
     assert_eq!(world.store.apply(first.clone()).await, Ok(stands));
     // Again; beyond a hole; from another hash: nothing moves.
     let mut forked = range(&of, 2, vec![view(3, 1, 1)]);
@@ -60,7 +67,7 @@ async fn parked_entries_are_counted_and_the_stream_moves_on() {
     let world = World::new().await;
     let of = stream("daluba", Lane::Routine);
     let applied = world.store.apply(range(&of, 0, vec![parked(), view(1, 1, 1), parked()])).await;
-    assert_eq!(applied, Ok(Applied { position: place(&of, 3), parked_count: 2 }));
+    assert_eq!(applied, Ok(Applied { position: place(&of, 3), parked_count: 2, cloned: false }));
     let newest = world.store.list_parked(&of, 1).await.unwrap();
     assert_eq!(newest, [(3, i64::from(Reason::KindUnknown.code()))]);
     let world = world.reopened().await;

@@ -21,7 +21,7 @@ async fn entries_are_numbered_without_holes_and_chained_from_a_start() {
     for (of, count) in [(&alert, 2), (&routine, 4)] {
         let rows = world.store.list_outbox(of, 0, 100).await.unwrap();
         assert_eq!(rows.len(), count);
-        assert_eq!(rows[0].entry, seal::entry::start(&OPENING.agreement_sha256, None));
+        assert_eq!(rows[0].entry, seal::entry::start(&OPENING.agreement_sha256, None, &[]));
         for (index, row) in rows.iter().enumerate() {
             let upto = rows[..=index].iter().map(|row| (&row.salt, row.entry.as_ref()));
             assert_eq!(row.position, chain(of, upto));
@@ -312,6 +312,7 @@ async fn what_was_erased_is_waited_for_by_nothing_and_never_there_again() {
         reason: EraseReason::Privacy,
         device: None,
         salts: Vec::new(),
+        openings: Vec::new(),
         encoded: |_, _| bytes::Bytes::from_static(b"withdrawn"),
         expires_at: NOW.plus_days(9),
         now: NOW,

@@ -11,6 +11,7 @@
 
 mod apply;
 mod commit;
+mod epoch;
 mod gateway;
 mod region;
 mod turn;

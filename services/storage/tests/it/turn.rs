@@ -3,13 +3,13 @@
 use crate::world::*;
 use domain::kernel::Lane;
 use domain::stream::{LastShown, Position, Shown, StreamId};
-use storage::region::{Base, Commit, CommitVerdict, Reshare, Turn, TurnPage};
+use storage::region::{Base, Commit, CommitVerdict, Places, Reshare, Turn, TurnPage};
 
 fn second(of: &StreamId) -> StreamId {
     StreamId { version: 2, ..of.clone() }
 }
 
-fn turn(of: &StreamId, version: u32, shows_open: bool) -> Turn {
+pub(crate) fn turn(of: &StreamId, version: u32, shows_open: bool) -> Turn {
     Turn {
         agreement: of.agreement,
         version,
@@ -21,7 +21,11 @@ fn turn(of: &StreamId, version: u32, shows_open: bool) -> Turn {
     }
 }
 
-async fn rows(world: &World, of: &StreamId) -> Vec<(Position, bytes::Bytes)> {
+fn places(after: u64, through: u64) -> Places {
+    Places { after, through, again_from: u64::MAX }
+}
+
+pub(crate) async fn rows(world: &World, of: &StreamId) -> Vec<(Position, bytes::Bytes)> {
     let rows = world.store.list_outbox(of, 0, 100).await.unwrap();
     rows.into_iter().map(|row| (row.position, row.entry)).collect()
 }
@@ -40,7 +44,7 @@ async fn the_streams_before_end_where_the_new_ones_say_they_do() {
         let before = rows(&world, of).await;
         let (end, entry) = before.last().unwrap();
         assert_eq!((end.seq, entry), (last, &seal::entry::end(2, &OPENING.agreement_sha256)));
-        let start = seal::entry::start(&OPENING.agreement_sha256, Some((1, *end)));
+        let start = seal::entry::start(&OPENING.agreement_sha256, Some((1, *end)), &[]);
         let after = rows(&world, &second(of)).await;
         assert_eq!(after.iter().map(|(_, entry)| entry).collect::<Vec<_>>(), [&start]);
     }
@@ -100,9 +104,9 @@ async fn what_a_version_had_yet_to_show_is_shown_under_the_one_that_takes_its_pl
     assert_eq!(world.store.commit(commit(items)).await, Ok(CommitVerdict::Done));
     world.store.turn(turn(&routine, 2, true)).await.unwrap();
     world.store.turn(turn(&routine, 3, false)).await.unwrap();
-    assert_eq!(world.store.find_turn(routine.agreement, 3).await.unwrap(), Some((0, 3)));
+    assert_eq!(world.store.find_turn(routine.agreement, 3).await.unwrap(), Some(places(0, 3)));
     let (agreement, records) = (routine.agreement, Vec::new());
-    let page = TurnPage { agreement, version: 3, records, after_seq: 3, now: NOW };
+    let page = TurnPage { agreement, version: 3, epoch: epoch(), records, after_seq: 3, now: NOW };
     world.store.turn_page(page).await.unwrap();
     world.store.turn(turn(&routine, 4, false)).await.unwrap();
     assert_eq!(world.store.find_turn(routine.agreement, 4).await.unwrap(), None);
@@ -115,9 +119,9 @@ async fn what_is_open_is_shown_anew_page_by_page_but_for_what_has_changed() {
     let items = (1..=3).map(|n| shown(&routine, n, n, 1)).collect();
     assert_eq!(world.store.commit(commit(items)).await, Ok(CommitVerdict::Done));
     world.store.turn(turn(&routine, 2, true)).await.unwrap();
-    let places = world.store.find_turn(routine.agreement, 2).await.unwrap();
-    assert_eq!(places, Some((0, 3)));
-    let open = world.store.list_records((0, 3), 2).await.unwrap();
+    let found = world.store.find_turn(routine.agreement, 2).await.unwrap();
+    assert_eq!(found, Some(places(0, 3)));
+    let open = world.store.list_records(places(0, 3), 2).await.unwrap();
     assert_eq!(
         open.iter().map(|(at, row)| (*at, row.record_id)).collect::<Vec<_>>(),
         [(1, record(1)), (2, record(2))]
@@ -143,6 +147,7 @@ async fn what_is_open_is_shown_anew_page_by_page_but_for_what_has_changed() {
     let page = TurnPage {
         agreement: routine.agreement,
         version: 2,
+        epoch: epoch(),
         records: records.collect(),
         after_seq: 2,
         now: NOW,
@@ -152,13 +157,14 @@ async fn what_is_open_is_shown_anew_page_by_page_but_for_what_has_changed() {
     let shown_of = |n| world.store.find_record(record(n));
     assert_eq!(shown_of(1).await.unwrap().unwrap().shown, anew(7));
     assert_ne!(shown_of(2).await.unwrap().unwrap().shown, anew(7));
-    assert_eq!(world.store.find_turn(routine.agreement, 2).await.unwrap(), Some((2, 3)));
+    assert_eq!(world.store.find_turn(routine.agreement, 2).await.unwrap(), Some(places(2, 3)));
     // The same page again finds what it has changed itself.
     world.store.turn_page(page).await.unwrap();
     assert_eq!(rows(&world, &second(&routine)).await.len(), 3);
     let rest = TurnPage {
         agreement: routine.agreement,
         version: 2,
+        epoch: epoch(),
         records: Vec::new(),
         after_seq: 3,
         now: NOW,

@@ -20,7 +20,7 @@ pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_782_864_000_000_000);
 /// Longest any awaited thing may take.
 const SOON: Duration = Duration::from_secs(10);
 
-struct Zeros;
+pub(crate) struct Zeros;
 
 impl Entropy for Zeros {
     fn fill(&self, out: &mut [u8]) {

@@ -1,0 +1,233 @@
+//! How a region finds out that its store went back: it is shown what it has signed and does not know. Its numbers
+//! are taken then, and it goes on in a new epoch.
+
+use crate::home::Home;
+use crate::link::Exchange;
+use domain::kernel::{Entropy, Epoch, Reason, RegionId, Timestamp};
+use domain::stream::{Parent, Position, StreamId};
+use proto::convert::entry::{self, Entry};
+use proto::exchange::v1::FetchRequest;
+use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
+use runtime::ErrorChain;
+use seal::segment::Segment;
+use seal::signed::Receipt;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use storage::region::{OpenEpoch, Store};
+use storage::{ReadError, WriteError};
+use tokio::sync::Mutex;
+use tonic::transport::Channel;
+
+/// Whether the region has left an epoch since its server was started; held by who is about to.
+///
+/// It leaves one by itself once a run: whoever is shown again and again what it has signed and does not know is one
+/// of two copies at work, and a person must say which of them stays.
+pub type Left = Arc<Mutex<bool>>;
+
+/// What a gateway says that it holds of this region's streams, and this store does not.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    /// What it could not show: its word alone moves nobody.
+    unproved: BTreeMap<StreamId, Position>,
+    /// Streams in which others hold other entries than this store.
+    pub(crate) lost: Vec<StreamId>,
+}
+
+impl Claims {
+    /// Whether the gateway says of the stream what the receipt of a party says too.
+    pub(crate) fn agree(&self, receipt: &Receipt) -> bool {
+        let claim = self.unproved.get(&receipt.stream);
+        claim.is_some_and(|claim| claim.seq >= receipt.position.seq)
+    }
+}
+
+/// A segment that this region has signed, and whose place is another in this store.
+struct Proof {
+    /// The epochs that the segment's own follows, where it shows that.
+    parents: Vec<Epoch>,
+}
+
+impl Exchange {
+    /// Holds what the gateway has of this region's streams against the store. Leaves the epoch when the gateway
+    /// shows that there is more of it than this store knows.
+    pub(crate) async fn compare(
+        &self,
+        client: &mut ExchangeServiceClient<Channel>,
+        stored: &[(StreamId, Position)],
+    ) -> Result<Claims, CompareError> {
+        let home = &self.home;
+        let mut claims = Claims::default();
+        for (stream, position) in stored {
+            if position.seq == 0 || home.knows(stream, *position).await? {
+                continue;
+            }
+            claims.lost.push(stream.clone());
+            let present = home.store.epoch();
+            if stream.epoch < present {
+                // It was left for that.
+                continue;
+            }
+            match self.proof(client, stream, *position).await? {
+                None => {
+                    home.alarm(Some(stream), Reason::WentBack);
+                    claims.unproved.insert(stream.clone(), *position);
+                }
+                Some(Proof { parents }) if stream.epoch != present => {
+                    let own = home.store.parents();
+                    if !parents.contains(&present) && parents.iter().any(|of| own.contains(of)) {
+                        // Until a person has chosen which of the two stays.
+                        let region = home.book.region.clone();
+                        home.store.note_epoch_beside(region, stream.epoch).await?;
+                        home.alarm(Some(stream), Reason::RegionCloned);
+                    } else {
+                        home.leave_epoch(present, vec![stream.epoch]).await?;
+                    }
+                }
+                Some(_) => home.leave_epoch(present, Vec::new()).await?,
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Asks for what is not known here; `None` where what comes is not of this region's hand, or known after all.
+    async fn proof(
+        &self,
+        client: &mut ExchangeServiceClient<Channel>,
+        stream: &StreamId,
+        position: Position,
+    ) -> Result<Option<Proof>, ReadError> {
+        let home = &self.home;
+        let rows = home.store.list_streams().await?;
+        let own = rows.iter().find(|row| row.stream == *stream).map_or(0, |row| row.position.seq);
+        let request = FetchRequest {
+            stream: Some(stream.into()),
+            from_seq: if own < position.seq { own + 1 } else { position.seq },
+            max_size: 0,
+        };
+        let answer = match client.fetch(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                tracing::warn!(error = %ErrorChain(&status), "what the gateway says it holds was not shown");
+                return Ok(None);
+            }
+        };
+        let public = home.book.signing.public();
+        for bytes in answer.segments {
+            let Ok(segment) = Segment::parse(bytes) else { continue };
+            let signed = segment.stream() == stream && segment.verify(&public).is_ok();
+            if signed && !home.knows(stream, segment.after()).await? {
+                let parents = self.parents(&segment);
+                return Ok(Some(Proof { parents }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The epochs that a stream's own follows, by its first entry.
+    fn parents(&self, segment: &Segment) -> Vec<Epoch> {
+        let book = &self.home.book;
+        let opened = segment.open(&book.region, &book.sealing).unwrap_or_default();
+        let first = opened.into_iter().next().map(|(_, salted)| entry::decode(salted.entry));
+        match first {
+            Some(Ok(Entry::Start { parents, .. })) => {
+                parents.iter().map(|Parent { epoch, .. }| *epoch).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Home {
+    /// Whether this place of one of this region's streams is as the store has it.
+    pub(crate) async fn knows(
+        &self,
+        stream: &StreamId,
+        position: Position,
+    ) -> Result<bool, ReadError> {
+        let known = self.store.find_outbox_hash(stream, position.seq).await?;
+        Ok(known == Some(position.h))
+    }
+
+    /// Looks whether a party has signed for what the gateway says that it holds and this store does not. The gateway
+    /// has deleted what it would show, if all have signed for it.
+    pub(crate) async fn compare_claim(&self, receipt: &Receipt) -> Result<(), CompareError> {
+        let (present, epoch) = (self.store.epoch(), receipt.stream.epoch);
+        if epoch >= present && !self.knows(&receipt.stream, receipt.position).await? {
+            let beside = Some(epoch).filter(|epoch| *epoch > present);
+            self.leave_epoch(present, beside.into_iter().collect()).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks whether a receipt that this region has signed in its present epoch goes beyond its cursor.
+    pub(crate) async fn compare_own(&self, receipt: &Receipt) -> Result<(), CompareError> {
+        let present = self.store.epoch();
+        // One that is older is explained by the restore that opened the epoch.
+        if receipt.created_at <= present.minted_at() {
+            return Ok(());
+        }
+        let inboxes = self.store.list_inboxes().await?;
+        let applied = inboxes.iter().find(|row| row.stream == receipt.stream);
+        if applied.map_or(0, |row| row.position.seq) >= receipt.position.seq {
+            return Ok(());
+        }
+        Ok(self.leave_epoch(present, Vec::new()).await?)
+    }
+
+    /// Leaves an epoch for a new one; `beside` are epochs that were opened elsewhere. Only once a run.
+    pub async fn leave_epoch(&self, left: Epoch, beside: Vec<Epoch>) -> Result<(), WriteError> {
+        let mut has_left = self.left.lock().await;
+        // Another link may have found it out at the same time.
+        if self.store.epoch() != left {
+            return Ok(());
+        }
+        let region = &self.book.region;
+        if *has_left {
+            for epoch in beside {
+                self.store.note_epoch_beside(region.clone(), epoch).await?;
+            }
+            self.alarm(None, Reason::RegionCloned);
+            return Ok(());
+        }
+        let (clock, entropy) = (self.clock.as_ref(), self.entropy.as_ref());
+        let present = open_next(&self.store, region, (left, beside), clock.now(), entropy).await?;
+        *has_left = true;
+        tracing::error!(
+            region.id = %region,
+            error.reason = Reason::WentBack.name(),
+            %left,
+            epoch = %present,
+            "this store was restored from a copy: a new epoch is open"
+        );
+        Ok(())
+    }
+}
+
+/// Leaves an epoch for one that is greater than all that are known; `beside` are epochs that were opened elsewhere.
+/// Gives the one that the store is in then.
+///
+/// # Errors
+/// When nothing could be written.
+pub async fn open_next(
+    store: &Store,
+    region: &RegionId,
+    (left, mut beside): (Epoch, Vec<Epoch>),
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<Epoch, WriteError> {
+    beside.extend(store.epochs_beside());
+    let newest = beside.iter().copied().fold(left, Epoch::max);
+    let epoch = Epoch::mint_after(newest, now, entropy);
+    store.open_epoch(OpenEpoch { region: region.clone(), left, epoch, beside, now }).await
+}
+
+/// Why it is not known whether the store went back.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// The store cannot be read.
+    #[error("the store could not be read")]
+    Read(#[from] ReadError),
+    /// The store cannot be written.
+    #[error("the store could not be written")]
+    Write(#[from] WriteError),
+}
