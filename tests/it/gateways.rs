@@ -259,7 +259,7 @@ impl Two {
 
     /// Waits until both region servers are linked to a gateway.
     async fn linked(&self, gateway: &str) {
-        let linked = ["link up", &format!("gateway.id={gateway}"), "lanes=[Alert, Routine]"];
+        let linked = ["link up", &format!("gateway.id={gateway}"), "lanes=[Routine]"];
         for process in [&self.world.a, &self.world.b] {
             until("it is linked", ARRIVES, async || has_line(process, &linked)).await;
         }

@@ -92,7 +92,7 @@ async fn all_that_must_be_measured_is_and_a_cut_line_shows_with_its_reason() {
     assert!(written("wuling_transaction_changed_rows_total") >= 40.0, "{a}");
     let certificate = value(&a, "wuling_certificate_expiry_seconds", &["owner=\"server\""]);
     assert!(certificate.unwrap() > 6.0 * 86_400.0, "{certificate:?}");
-    assert!(value(&gateway, "wuling_link_up_links", &[&format!("peer=\"{A}\"")]) >= Some(2.0));
+    assert!(value(&gateway, "wuling_link_up_links", &[&format!("peer=\"{A}\"")]) >= Some(3.0));
 
     let peer = format!("peer=\"{B}\"");
     let of_a = format!("region=\"{A}\"");
@@ -102,26 +102,26 @@ async fn all_that_must_be_measured_is_and_a_cut_line_shows_with_its_reason() {
         let to_b = value(&metrics, "wuling_outbox_depth_entries", &[&of_a, &peer]).unwrap();
         (to_b, at("wuling_outbox_unstored_entries"), at("wuling_link_up_links"))
     };
-    until("all is receipted", ARRIVES, async || depth().await == (0.0, 0.0, 2.0)).await;
+    until("all is receipted", ARRIVES, async || depth().await == (0.0, 0.0, 3.0)).await;
     world.line.cut();
     service.push(batch(&phone, 21, 5).0).await.unwrap();
     until("the cut line shows", ARRIVES, async || depth().await == (5.0, 5.0, 0.0)).await;
     // A link is one call, which counts when it has ended.
     let link = ["method=\"wuling.exchange.v1.ExchangeService/Link\""];
     let calls = metrics(ports.gateway).await;
-    assert!(value(&calls, "wuling_request_duration_seconds_count", &link) >= Some(2.0), "{calls}");
+    assert!(value(&calls, "wuling_request_duration_seconds_count", &link) >= Some(3.0), "{calls}");
     let (code, body) = get(ports.a, "/readyz").await;
     assert_eq!(code, 200, "phones are served all the same: {body}");
     let health: serde_json::Value = serde_json::from_str(&body).unwrap();
     let checks = health["checks"].as_array().unwrap();
     let links = checks.iter().find(|check| check["name"] == "links" && check["region"] == A);
     let links = links.unwrap();
-    assert_eq!((&links["state"], &links["reason"]), (&"warn".into(), &"0 of 2 are up".into()));
+    assert_eq!((&links["state"], &links["reason"]), (&"warn".into(), &"0 of 3 are up".into()));
     assert!(links["advice"].as_str().unwrap().contains("network"), "{links}");
     let logged = |what| world.a.log_text().lines().any(|line| line.contains(what));
     assert!(logged("degraded check=\"links\""), "{}", world.a.log_text());
     world.line.heal();
-    until("all is receipted again", ARRIVES, async || depth().await == (0.0, 0.0, 2.0)).await;
+    until("all is receipted again", ARRIVES, async || depth().await == (0.0, 0.0, 3.0)).await;
     assert!(logged("healthy again check=\"links\""), "{}", world.a.log_text());
     assert_eq!(get(ports.gateway, "/healthz").await, (200, "ok\n".to_owned()));
 }

@@ -26,8 +26,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-/// Lanes that share a connection; bulk has one of its own, so that it never fills the others' window.
-pub const LANE_CLASSES: &[&[Lane]] = &[&[Lane::Alert, Lane::Routine], &[Lane::Bulk]];
+/// Lanes that share a connection: none does. What the system has taken to send cannot be overtaken any more, and over a
+/// narrow line that is seconds of it.
+pub const LANE_CLASSES: &[&[Lane]] = &[&[Lane::Alert], &[Lane::Routine], &[Lane::Bulk]];
 /// Longest wait for each step of the opening.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Frames that may wait for the network.

@@ -198,7 +198,8 @@ mod tests {
     use crate::fixture::stream;
 
     const ALERTS: &[Lane] = LANE_CLASSES[0];
-    const BULK: &[Lane] = LANE_CLASSES[1];
+    const ROUTINE: &[Lane] = LANE_CLASSES[1];
+    const BULK: &[Lane] = LANE_CLASSES[2];
 
     fn id(text: &str) -> GatewayId {
         text.parse().unwrap()
@@ -247,14 +248,16 @@ mod tests {
         assert!(state.link_up());
         assert_eq!(state.errors(), ["gw-1: the gateway is not reached: closed"]);
         let up: Vec<_> = state.gateways().map(|(_, gateway)| gateway.links_up()).collect();
-        assert_eq!(up, [0, 2]);
+        assert_eq!(up, [0, 3]);
         // Half of each is not one.
         status.at(&id("gw-2"), |gateway| gateway.closed(BULK));
         status.at(&id("gw-1"), |gateway| gateway.opened(BULK));
         assert!(!status.get().link_up());
         // What fails on one link is not forgotten when another is opened.
         assert_eq!(status.get().errors().len(), 1);
-        status.at(&id("gw-1"), |gateway| gateway.opened(ALERTS));
+        for lanes in [ALERTS, ROUTINE] {
+            status.at(&id("gw-1"), |gateway| gateway.opened(lanes));
+        }
         assert!(status.get().link_up() && status.get().errors().is_empty());
     }
 

@@ -1,6 +1,8 @@
 //! Measures what this machine and this program do: figures are ratios to limits taken in the same run.
 
+mod lanes;
 mod limits;
+mod line;
 mod load;
 mod pipeline;
 mod report;
@@ -28,6 +30,8 @@ pub enum Suite {
     Share,
     /// Three processes, end to end.
     Pipeline,
+    /// Calls for help over a narrow line that is full.
+    Lanes,
 }
 
 /// How it is measured.
@@ -59,5 +63,6 @@ pub async fn run(suite: Suite, options: Options) -> Result<bool> {
         Suite::Seal => sealing::run(&options).await,
         Suite::Share => sharing::run(&options).await,
         Suite::Pipeline => pipeline::run(&options).await,
+        Suite::Lanes => lanes::run(&options).await,
     }
 }

@@ -273,7 +273,7 @@ async fn paced(
     Ok((from, sent, arrived))
 }
 
-async fn seen(
+pub(super) async fn seen(
     mut messages: tonic::Streaming<pb::WatchResponse>,
     count: usize,
 ) -> Result<HashMap<RecordId, Instant>> {
@@ -308,7 +308,7 @@ fn latencies(sent: &[Answered], arrived: &[(Instant, usize)]) -> Vec<f64> {
     latencies
 }
 
-fn ms(duration: Duration) -> f64 {
+pub(super) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 

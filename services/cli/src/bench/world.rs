@@ -7,7 +7,7 @@ use crate::demo::outline_of;
 use crate::linkage::{self, RegionSpec, Terms};
 use crate::phone::{self, Phone};
 use anyhow::{Context as _, Result, bail, ensure};
-use domain::agreement::{AgreementForm, Clause};
+use domain::agreement::{AgreementForm, Clause, Grant, Release};
 use domain::directory::{Directory, RegionLevel};
 use domain::kernel::{Clock as _, Entropy as _, Epoch, GatewayId, LinkageId, RegionId, Role};
 use domain::outline::Outline;
@@ -26,6 +26,8 @@ use tokio::time::Instant;
 pub(super) enum Shape {
     /// One agreement, one recipient.
     One,
+    /// The same, and calls for help are shown too.
+    Calls,
     /// One agreement, ten recipients.
     TenParties,
     /// Ten agreements, each with a recipient of its own.
@@ -68,6 +70,16 @@ impl World {
         entries_per_segment_max: Option<u64>,
         parent: Option<&Path>,
     ) -> Result<Self> {
+        Self::start_by(shape, entries_per_segment_max, parent, Ok).await
+    }
+
+    /// The same, where the region reaches the gateway by the port that is given for the gateway's own.
+    pub(super) async fn start_by(
+        shape: Shape,
+        entries_per_segment_max: Option<u64>,
+        parent: Option<&Path>,
+        by: impl FnOnce(u16) -> Result<u16>,
+    ) -> Result<Self> {
         let dir = match parent {
             Some(parent) => tempfile::tempdir_in(parent),
             None => tempfile::tempdir(),
@@ -85,7 +97,7 @@ impl World {
         let exchange = entries_per_segment_max.map_or_else(String::new, |max| {
             format!("[exchange]\nentries_per_segment_max = {max}\n")
         });
-        let text = config(&path.join("a"), at_a, at_gateway, &[ORIGIN.parse()?]) + &exchange;
+        let text = config(&path.join("a"), at_a, by(at_gateway)?, &[ORIGIN.parse()?]) + &exchange;
         let a = Server::start("wuling-region", path, "a", &text, at_a).await?;
         let text = config(&path.join("b"), at_b, at_gateway, &recipients);
         let b = Server::start("wuling-region", path, "b", &text, at_b).await?;
@@ -150,7 +162,7 @@ impl World {
 
 fn recipients(shape: Shape) -> Result<Vec<RegionId>> {
     let count = match shape {
-        Shape::One => 1,
+        Shape::One | Shape::Calls => 1,
         Shape::ThreeParties | Shape::ThreePartiesClauses => 3,
         Shape::TenParties | Shape::TenAgreements => 10,
     };
@@ -189,10 +201,17 @@ async fn set_up(dir: &Path, shape: Shape, recipients: &[RegionId]) -> Result<()>
         Shape::TenAgreements => recipients
             .iter()
             .try_for_each(|one| agree(dir, directory, &[origin.clone(), one.clone()], pass_all())),
-        Shape::One | Shape::TenParties | Shape::ThreeParties | Shape::ThreePartiesClauses => {
+        Shape::One
+        | Shape::Calls
+        | Shape::TenParties
+        | Shape::ThreeParties
+        | Shape::ThreePartiesClauses => {
             let parties: Vec<_> = std::iter::once(&origin).chain(recipients).cloned().collect();
             let clauses = shape == Shape::ThreePartiesClauses;
-            let clauses = if clauses { with_clauses()? } else { pass_all() };
+            let mut clauses = if clauses { with_clauses()? } else { pass_all() };
+            if shape == Shape::Calls {
+                clauses.push(Clause::whole(Grant::Sos, Release::AtOnce));
+            }
             agree(dir, directory, &parties, clauses)
         }
     }
