@@ -14,6 +14,8 @@ pub const PORT: u16 = 7444;
 pub const METRICS_PORT: u16 = 7491;
 /// A region signs its hello in well under a millisecond; the rest is the line.
 const HELLO_TIMEOUT_MS: u64 = 5_000;
+/// A county of 300 records a day, for ten years; what is more is asked of its origin again.
+const STORED_BYTES_PER_PARTY_MAX: u64 = 4 << 30;
 /// Links are told at once; this is for what still writes.
 const SHUTDOWN_GRACE_S: u64 = 10;
 
@@ -22,13 +24,19 @@ const SHUTDOWN_GRACE_S: u64 = 10;
 pub struct Limits {
     /// Longest wait for a hello.
     pub hello_timeout_ms: u64,
+    /// Bytes of segments that are held for one region.
+    pub stored_bytes_per_party_max: u64,
     /// The regions' port.
     pub peer: limits::Limits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { hello_timeout_ms: HELLO_TIMEOUT_MS, peer: limits::Limits::PEER }
+        Self {
+            hello_timeout_ms: HELLO_TIMEOUT_MS,
+            stored_bytes_per_party_max: STORED_BYTES_PER_PARTY_MAX,
+            peer: limits::Limits::PEER,
+        }
     }
 }
 
@@ -36,12 +44,17 @@ impl Default for Limits {
 #[serde(deny_unknown_fields, default)]
 struct GivenLimits {
     hello_timeout_ms: u64,
+    stored_bytes_per_party_max: u64,
     peer: Given,
 }
 
 impl Default for GivenLimits {
     fn default() -> Self {
-        Self { hello_timeout_ms: HELLO_TIMEOUT_MS, peer: Given::default() }
+        Self {
+            hello_timeout_ms: HELLO_TIMEOUT_MS,
+            stored_bytes_per_party_max: STORED_BYTES_PER_PARTY_MAX,
+            peer: Given::default(),
+        }
     }
 }
 
@@ -116,8 +129,15 @@ impl Config {
             let what = format_args!("{hello_timeout_ms} is not within 1 to 600000");
             check.mistake("limits.hello_timeout_ms", what);
         }
+        let stored_bytes_per_party_max = file.limits.stored_bytes_per_party_max;
+        if !(65_536..=1 << 50).contains(&stored_bytes_per_party_max) {
+            let what = format_args!(
+                "{stored_bytes_per_party_max} is not within 65536 to 1125899906842624"
+            );
+            check.mistake("limits.stored_bytes_per_party_max", what);
+        }
         let peer = file.limits.peer.over(limits::Limits::PEER, "limits.peer", &mut check);
-        let limits = Limits { hello_timeout_ms, peer };
+        let limits = Limits { hello_timeout_ms, stored_bytes_per_party_max, peer };
         let metrics = file.metrics_listen.as_deref();
         let metrics_listen = runtime::observe::listen(&mut check, metrics, METRICS_PORT);
         if let Some(otlp) = &file.otlp {
@@ -182,14 +202,15 @@ mod tests {
     #[test]
     fn every_mistake_is_told() {
         let text = "gateway_id = \"GW\"\ndata = \"d\"\nlisten = \"here\"\n\
-                    [limits]\nhello_timeout_ms = 0\n\
+                    [limits]\nhello_timeout_ms = 0\nstored_bytes_per_party_max = 1\n\
                     [limits.peer]\nstream_keepalive_ms = 9000\n";
         let said = load(text).unwrap_err();
         let keys = [
             "gateway.toml:1: gateway_id",
             "gateway.toml:3: listen",
             "gateway.toml:5: limits.hello_timeout_ms",
-            "gateway.toml:7: limits.peer.stream_keepalive_ms",
+            "gateway.toml:6: limits.stored_bytes_per_party_max",
+            "gateway.toml:8: limits.peer.stream_keepalive_ms",
         ];
         assert_eq!(said.lines().count(), keys.len(), "{said}");
         for (line, key) in said.lines().zip(keys) {

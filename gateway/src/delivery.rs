@@ -17,8 +17,7 @@ pub const READ_BYTES_MAX: usize = 256 * 1_024;
 /// Bytes of one lane that may wait in memory. What is told beyond half of it is read again when its turn
 /// comes, so that a busy stream never keeps one that is behind from being read.
 const HELD_BYTES_MAX: usize = 2 * READ_BYTES_MAX;
-/// Entries asked of an origin at a time: as many as one segment holds, because a refill must join on to
-/// what is held.
+/// Entries asked of an origin at a time: as many as one segment holds.
 const REFILL_ENTRIES_MAX: u64 = seal::segment::ENTRIES_PER_SEGMENT_MAX as u64;
 /// How long an origin has to fill a gap before it is asked again.
 const REFILL_TIMEOUT_MS: u64 = 10_000;
@@ -219,10 +218,16 @@ impl Delivery {
             if stream.held.is_empty() && stream.sent < gap_end {
                 stream.place = Place::Gap(gap_end);
                 if stream.may_ask(now_ms) {
-                    stream.asked_at_ms = Some(now_ms);
-                    let from_seq =
-                        (stream.sent + 1).max(gap_end.saturating_sub(REFILL_ENTRIES_MAX - 1));
-                    effects.push(Effect::Ask { stream: id.clone(), from_seq, to_seq: gap_end });
+                    // From where the peer stands: what it has receipted is where a refill joins on, and no more
+                    // is held than it takes. Where that is not known, from what is held on the far side.
+                    let again = stream.asked_at_ms.replace(now_ms).is_some();
+                    let next = stream.sent + 1;
+                    let (from_seq, to_seq) = if again {
+                        (next.max(gap_end.saturating_sub(REFILL_ENTRIES_MAX - 1)), gap_end)
+                    } else {
+                        (next, gap_end.min(stream.sent.saturating_add(REFILL_ENTRIES_MAX)))
+                    };
+                    effects.push(Effect::Ask { stream: id.clone(), from_seq, to_seq });
                 }
             }
         }

@@ -26,6 +26,7 @@ mod server;
 mod service;
 mod status;
 pub mod streams;
+mod trim;
 mod trust;
 
 pub use config::Config;

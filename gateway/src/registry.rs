@@ -234,6 +234,15 @@ impl Registry {
         inner.streams.find(stream).map_or_else(|| seal::chain::start(stream), |state| state.last)
     }
 
+    /// How far each live recipient of a stream has receipted it.
+    pub fn receipted(&self, stream: &StreamId) -> Vec<(RegionId, u64)> {
+        let recipients = self.recipients(stream);
+        let inner = self.inner();
+        let receipts = inner.streams.find(stream).map(|state| &state.receipts);
+        let seq = |party: &RegionId| receipts?.get(party).map(|(at, _)| at.seq);
+        recipients.into_iter().map(|party| (party.clone(), seq(&party).unwrap_or(0))).collect()
+    }
+
     /// Whether a stream is there, or its origin may have one more.
     pub fn has_room_for(&self, stream: &StreamId) -> bool {
         let inner = self.inner();

@@ -5,6 +5,7 @@ use crate::config::{Config, Limits};
 use crate::observe::{self, Subject};
 use crate::registry::Registry;
 use crate::service::{Service, Shared};
+use crate::trim;
 use crate::trust::{self, Heard, Linkage, Own};
 use domain::kernel::{Clock, Entropy, GatewayId};
 use prost::Message as _;
@@ -164,6 +165,9 @@ impl Gateway {
         let grace = Duration::from_secs(shutdown_grace_s);
         let conduct = Conduct::new(&limits.peer);
         tasks.spawn("gateway.conduct", OnExit::Log, conduct.clone().run(tasks.soft().clone()));
+        let (soft, bytes_max) = (tasks.soft().clone(), limits.stored_bytes_per_party_max);
+        let trim = trim::run(Arc::clone(&registry), store.clone(), bytes_max, soft);
+        tasks.spawn("gateway.trim", OnExit::Log, trim);
         let incoming = accept::serve(listener, tls.clone(), limits.peer, connections.clone());
         tracing::info!(%addr, gateway.id = %gateway_id, "serving");
         let (health, health_service) = tonic_health::server::health_reporter();

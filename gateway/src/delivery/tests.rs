@@ -315,21 +315,41 @@ fn a_gap_up_to_the_end_is_asked_of_the_origin() {
     assert_eq!(world.asked, [(routine, 4, 7)]);
 }
 
-/// The far end first, because a refill must join on to what is held.
 #[test]
-fn a_long_gap_is_filled_one_segment_at_a_time_from_its_end() {
+fn a_long_gap_is_filled_one_segment_at_a_time_as_the_peer_takes_it() {
     let routine = stream("a", Lane::Routine);
     let mut world = World::new();
     world.tell(Event::Grew(routine.clone(), 1_200));
-    let mut from_ends = Vec::new();
+    let (mut asked, mut sent) = (Vec::new(), Vec::new());
     while let Some((_, from_seq, to_seq)) = world.asked.pop() {
         assert!(world.asked.is_empty(), "one at a time");
-        from_ends.push((from_seq, to_seq));
+        asked.push((from_seq, to_seq));
         let refill = world.hold(&routine, from_seq, to_seq, 100);
         world.tell(Event::Stored(routine.clone(), refill));
+        sent.extend(world.drain_one(&routine));
     }
-    assert_eq!(from_ends, [(689, 1_200), (177, 688), (1, 176)]);
-    assert_eq!(world.drain_one(&routine), [1, 177, 689]);
+    assert_eq!(asked, [(1, 512), (513, 1_024), (1_025, 1_200)]);
+    assert_eq!(sent, [1, 513, 1_025]);
+}
+
+#[test]
+fn a_gap_that_is_not_filled_from_the_peers_place_is_filled_from_its_end() {
+    let routine = stream("a", Lane::Routine);
+    let mut world = World::new();
+    world.tell(Event::Grew(routine.clone(), 1_200));
+    assert_eq!(world.asked.pop(), Some((routine.clone(), 1, 512)));
+    world.now_ms = REFILL_TIMEOUT_MS;
+    world.tell(Event::Tick);
+    let mut asked = Vec::new();
+    while let Some((_, from_seq, to_seq)) = world.asked.pop() {
+        asked.push((from_seq, to_seq));
+        let refill = world.hold(&routine, from_seq, to_seq, 100);
+        world.now_ms += REFILL_TIMEOUT_MS;
+        world.tell(Event::Tick);
+        world.tell(Event::Stored(routine.clone(), refill));
+    }
+    assert_eq!(asked.first(), Some(&(689, 1_200)));
+    assert_eq!(world.drain_one(&routine).first(), Some(&1));
 }
 
 #[test]

@@ -81,10 +81,11 @@ pub(crate) enum Job {
     Head(Call<(StreamId, Bytes), ()>),
     Agreement(Call<AgreementRow, ()>),
     Replace(Call<(StreamId, u64, u64), ()>),
+    Trim(Call<(StreamId, u64), ()>),
 }
 
 /// Names of the kinds of jobs, in the order of [`Answer::kind`].
-const JOB_KINDS: &[&str] = &["segments", "receipt", "head", "agreement", "replace"];
+const JOB_KINDS: &[&str] = &["segments", "receipt", "head", "agreement", "replace", "trim"];
 
 impl Store {
     /// Opens or makes the store of `gateway` at `path`. The writer must be run on a thread of its own.
@@ -140,6 +141,14 @@ impl Store {
         (from_seq, to_seq): (u64, u64),
     ) -> Result<(), WriteError> {
         self.queue.call((stream, from_seq, to_seq), Job::Replace).await
+    }
+
+    /// Drops what ends at this entry or before, though not all may have it.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn trim(&self, stream: StreamId, through_seq: u64) -> Result<(), WriteError> {
+        self.queue.call((stream, through_seq), Job::Trim).await
     }
 
     /// Stores segments that join on; one verdict each, in order.
@@ -335,6 +344,10 @@ impl crate::writer::Apply for State {
                     segment::delete(self, conn, &call.input)?;
                     call.set(());
                 }
+                Job::Trim(call) => {
+                    segment::trim(self, conn, &call.input)?;
+                    call.set(());
+                }
             }
         }
         segment::write_positions(self, conn)
@@ -386,6 +399,7 @@ impl Answer for Job {
             Self::Head(call) => call.answer(flushed),
             Self::Agreement(call) => call.answer(flushed),
             Self::Replace(call) => call.answer(flushed),
+            Self::Trim(call) => call.answer(flushed),
         }
     }
 
@@ -396,6 +410,7 @@ impl Answer for Job {
             Self::Head(_) => 2,
             Self::Agreement(_) => 3,
             Self::Replace(_) => 4,
+            Self::Trim(_) => 5,
         }
     }
 }

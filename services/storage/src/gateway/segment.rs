@@ -72,6 +72,13 @@ const SEGMENTS: &str = "SELECT g.first_seq, g.last_seq, g.encoded FROM segment g
     WHERE s.stream_id = $1 AND g.last_seq > $2 ORDER BY g.last_seq LIMIT $3";
 const STREAMS: &str = "SELECT s.stream_id, s.last_seq, s.last_h, s.head,
     (SELECT g.first_seq FROM segment g WHERE g.stream_no = s.stream_no ORDER BY g.last_seq LIMIT 1) FROM stream s ORDER BY s.stream_no";
+const SIZES: &str = "SELECT s.stream_id, sum(length(g.encoded)) FROM segment g JOIN stream s ON s.stream_no = g.stream_no
+    GROUP BY g.stream_no";
+const SIZE_BEHIND: &str = "SELECT coalesce(sum(length(g.encoded)), 0) FROM segment g JOIN stream s ON s.stream_no = g.stream_no
+    WHERE s.stream_id = $1 AND g.last_seq > $2";
+const SEGMENT_SIZES: &str =
+    "SELECT g.last_seq, length(g.encoded) FROM segment g JOIN stream s ON s.stream_no = g.stream_no
+    WHERE s.stream_id = $1 AND g.last_seq > $2 ORDER BY g.last_seq LIMIT $3";
 const BEHIND: &str = "SELECT first_seq, h_before, last_seq, h_after FROM segment
     WHERE stream_no = ?1 AND last_seq > ?2 ORDER BY last_seq";
 const HASH_AFTER: &str = "SELECT h_after FROM segment WHERE stream_no = ?1 AND last_seq = ?2";
@@ -81,11 +88,12 @@ const DROP_THROUGH: &str = "DELETE FROM segment WHERE stream_no = ?1 AND last_se
 
 /// Every statement that looks for segments; a test holds that none goes through all of a stream.
 #[cfg(test)]
-pub(super) const LOOKS: &[&str] = &[SEGMENTS, BEHIND, HASH_AFTER, DROP_RANGE, DROP_THROUGH];
+pub(super) const LOOKS: &[&str] =
+    &[SEGMENTS, SIZE_BEHIND, SEGMENT_SIZES, BEHIND, HASH_AFTER, DROP_RANGE, DROP_THROUGH];
 
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[SEGMENTS, STREAMS];
+pub(super) const STATEMENTS: &[&str] = &[SEGMENTS, STREAMS, SIZES, SIZE_BEHIND, SEGMENT_SIZES];
 
 impl Store {
     /// Segments of a stream that reach past `after`, in order: the first, and more up to `bytes_max`
@@ -117,6 +125,50 @@ impl Store {
             segments.push(StoredSegment { first_seq, last_seq, encoded });
         }
         Ok(segments)
+    }
+
+    /// Bytes that are held of each stream.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.sizes.list", level = "debug", skip_all)]
+    pub async fn list_sizes(&self) -> Result<Vec<(StreamId, u64)>, ReadError> {
+        let rows = sqlx::query(SIZES).fetch_all(&self.readers).await?;
+        rows.iter()
+            .map(|row| {
+                let stream = StreamId::from_bytes(row.try_get(0)?);
+                Ok((stream.ok_or(ReadError::Inconsistent("stream"))?, uint(row.try_get(1)?)))
+            })
+            .collect()
+    }
+
+    /// Bytes that are held of a stream and reach past a place.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.size.find", level = "debug", skip_all)]
+    pub async fn size_behind(&self, stream: &StreamId, after: u64) -> Result<u64, ReadError> {
+        let query = sqlx::query(SIZE_BEHIND).bind(stream.to_bytes()).bind(int(after));
+        Ok(uint(query.fetch_one(&self.readers).await?.try_get(0)?))
+    }
+
+    /// Where the next segments of a stream end that reach past a place, and how large they are.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    #[tracing::instrument(name = "db.segment_sizes.list", level = "debug", skip_all)]
+    pub async fn list_segment_sizes(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, u64)>, ReadError> {
+        let query = sqlx::query(SEGMENT_SIZES)
+            .bind(stream.to_bytes())
+            .bind(int(after))
+            .bind(i64::from(limit));
+        let rows = query.fetch_all(&self.readers).await?;
+        rows.iter().map(|row| Ok((uint(row.try_get(0)?), uint(row.try_get(1)?)))).collect()
     }
 
     /// All streams.
@@ -190,6 +242,16 @@ pub(super) fn delete(
     Ok(())
 }
 
+/// Drops what ends at this entry or before; the positions of the stream stay.
+pub(super) fn trim(
+    state: &State,
+    conn: &Connection,
+    (stream, through_seq): &(StreamId, u64),
+) -> rusqlite::Result<()> {
+    let Some((number, _)) = state.memory.streams.get(stream) else { return Ok(()) };
+    drop_through(conn, *number, *through_seq)
+}
+
 /// A jump over entries that every recipient has receipted: nobody will ever need them from here.
 fn fast_forward(state: &State, segment: &SegmentWrite, last: Position) -> bool {
     let Some((number, _)) = state.memory.streams.get(&segment.stream) else { return false };
@@ -204,8 +266,8 @@ fn fast_forward(state: &State, segment: &SegmentWrite, last: Position) -> bool {
         })
 }
 
-/// A range that was dropped or lost and is asked for again. It must join on to what is known on both
-/// sides: to a stored segment, or to an end of the stream.
+/// A range that was dropped or lost and is asked for again. It must join on to what is known: to a stored segment, to
+/// an end of the stream, or to where a party has receipted it.
 fn refill(
     state: &mut State,
     conn: &Connection,
@@ -235,9 +297,11 @@ fn refill(
     let before = if segment.before.seq == 0 {
         Some(seal::chain::genesis(&segment.stream))
     } else {
-        conn.prepare_cached(HASH_AFTER)?
+        let held = conn
+            .prepare_cached(HASH_AFTER)?
             .query_row((number, int(segment.before.seq)), |row| row.get(0))
-            .optional()?
+            .optional()?;
+        held.or_else(|| receipted(state, number, segment))
     };
     let after = if segment.after.seq == last.seq { Some(last) } else { next };
     let after = after.filter(|at| at.seq == segment.after.seq).map(|at| at.h);
@@ -253,6 +317,15 @@ fn refill(
     state.pending.streams.insert(segment.stream.clone(), last);
     state.pending.segment(segment);
     Ok(SegmentVerdict::Stored(last))
+}
+
+/// The hash that a party has signed for where a range begins.
+fn receipted(state: &State, number: i64, segment: &SegmentWrite) -> Option<[u8; 32]> {
+    let mut parties = segment.recipients.iter();
+    parties.find_map(|party| {
+        let at = state.memory.receipts.get(&(number, party.clone()))?;
+        (at.seq == segment.before.seq).then_some(at.h)
+    })
 }
 
 /// What is held beside a range.
