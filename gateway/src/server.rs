@@ -143,7 +143,7 @@ impl Gateway {
         let mut own = own(&config, addr, (authority, trust), &book, &data, &clock);
         let (keys, trust) = own.keys()?;
         let tls = ServerTls::new(&keys, trust, ClientAuth::Optional)?;
-        let (store, registry) = open(&tasks, data.path(), &config.gateway_id, &book).await?;
+        let (store, registry) = open(&tasks, data.path(), &config, &book).await?;
         let connections = Connections::default();
         let subject = Subject {
             data: data.path().to_owned(),
@@ -165,9 +165,6 @@ impl Gateway {
         let grace = Duration::from_secs(shutdown_grace_s);
         let conduct = Conduct::new(&limits.peer);
         tasks.spawn("gateway.conduct", OnExit::Log, conduct.clone().run(tasks.soft().clone()));
-        let (soft, bytes_max) = (tasks.soft().clone(), limits.stored_bytes_per_party_max);
-        let trim = trim::run(Arc::clone(&registry), store.clone(), bytes_max, soft);
-        tasks.spawn("gateway.trim", OnExit::Log, trim);
         let incoming = accept::serve(listener, tls.clone(), limits.peer, connections.clone());
         tracing::info!(%addr, gateway.id = %gateway_id, "serving");
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -259,7 +256,7 @@ async fn overdue(tasks: &Tasks, grace: Duration) {
 async fn open(
     tasks: &Tasks,
     data: &Path,
-    gateway_id: &GatewayId,
+    Config { gateway_id, limits, .. }: &Config,
     book: &Arc<Book>,
 ) -> Result<(Store, Arc<Registry>), ServerError> {
     let path = data.join("gateway.sqlite");
@@ -288,6 +285,9 @@ async fn open(
     let registry = Arc::new(Registry::new(Arc::clone(book), streams, receipts));
     let route = route(Arc::clone(&registry), store.clone(), heard, tasks.soft().clone());
     tasks.spawn("gateway.route", OnExit::Stop, route);
+    let (bytes_max, soft) = (limits.stored_bytes_per_party_max, tasks.soft().clone());
+    let trim = trim::run(Arc::clone(&registry), store.clone(), bytes_max, soft);
+    tasks.spawn("gateway.trim", OnExit::Log, trim);
     Ok((store, registry))
 }
 

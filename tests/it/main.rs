@@ -24,6 +24,7 @@ mod main_job;
 mod malformed;
 mod metrics;
 mod otlp;
+mod parked;
 mod peer_python;
 mod restore;
 mod revocation;

@@ -12,7 +12,7 @@ use proto::convert::view::ViewHead;
 use proto::device::v1 as device;
 use proto::splice::splice;
 use seal::segment::{SaltedEntry, Segment};
-use storage::region::{Apply, InboxEntry, InboxItem, ViewRow};
+use storage::region::{Apply, InboxEntry, InboxItem, ParkedEntry, ViewRow};
 
 /// Verifies and opens segments of one stream from where the cursor stands. Pure.
 ///
@@ -71,6 +71,30 @@ pub fn open(
     }
     let parents = reader.parents;
     Ok(Some(Apply { stream, before: cursor, after: reached, entries, parents, now }))
+}
+
+/// What entries that were parked come to now, without those that still cannot be used. Pure.
+pub fn reopen(
+    book: &Book,
+    stream: &StreamId,
+    parked: Vec<ParkedEntry>,
+    now: Timestamp,
+) -> Vec<InboxEntry> {
+    let Some(agreement) = book.agreement(stream.agreement, stream.version) else {
+        return Vec::new();
+    };
+    if book.find_party(agreement, &stream.origin).is_none() {
+        return Vec::new();
+    }
+    let unconfirmed = stream.lane != Lane::Alert && book.trust.age(now) > TrustAge::Fresh;
+    let source = device::ViewSource { unconfirmed, ..source(stream) };
+    let agreement_sha256 = agreement.sha256;
+    let mut reader = Reader { stream, agreement_sha256, source, parents: Vec::new() };
+    let item = |ParkedEntry { seq, salt, entry }| {
+        let item = reader.item(seq, SaltedEntry { salt, entry });
+        (!matches!(item, InboxItem::Parked { .. })).then_some(InboxEntry { seq, item })
+    };
+    parked.into_iter().filter_map(item).collect()
 }
 
 /// Reads the entries of one stream.

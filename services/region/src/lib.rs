@@ -19,6 +19,7 @@ pub mod mark;
 mod metrics;
 mod observe;
 mod operations;
+mod release;
 mod rpc;
 pub mod server;
 mod shares;

@@ -6,6 +6,7 @@ use crate::hosted::Hosted;
 use crate::mark::{self, MarkError};
 use crate::metrics::Answers;
 use crate::observe::{Observe, Subject};
+use crate::release;
 use crate::rpc::Services;
 use crate::trust::Own;
 use crate::turn::{self, TurnError};
@@ -321,6 +322,7 @@ async fn open(
     tasks.spawn("region.mark", OnExit::Log, mark::keep(data.path().into(), Arc::clone(&region)));
     turn::begin_all(&region).await?;
     tasks.spawn("region.turn", OnExit::Log, turn::run(Arc::clone(&region)));
+    tasks.spawn("region.release", OnExit::Log, release::run(Arc::clone(&region)));
     Ok(region)
 }
 

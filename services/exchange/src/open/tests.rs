@@ -129,6 +129,15 @@ fn what_cannot_be_used_is_parked_and_the_rest_goes_on() {
     ];
     let parked = ["AGREEMENT_UNKNOWN", "AGREEMENT_UNKNOWN", "KIND_UNKNOWN", "ENTRY_UNREADABLE"];
     assert_eq!(items(&entries), [&parked[..], &["view"]].concat());
+    // Looked at again they stay where they are, but for what is of use now.
+    let aside = (1..).zip(entries).map(|(seq, entry)| ParkedEntry { seq, salt: [1; 16], entry });
+    let released = reopen(&book("xiaonanhai"), &of, aside.collect(), NOW);
+    let [InboxEntry { seq: 5, item: InboxItem::View(_) }] = released.as_slice() else {
+        panic!("{released:?}")
+    };
+    let aside = vec![ParkedEntry { seq: 5, salt: [1; 16], entry: view(&of, "daluba", "daluba") }];
+    let unknown = StreamId { version: 9, ..of };
+    assert!(reopen(&book("xiaonanhai"), &unknown, aside, NOW).is_empty());
 }
 
 #[test]

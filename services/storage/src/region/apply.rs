@@ -179,7 +179,7 @@ struct Line<'a> {
 /// An entry to park: seq, why, salt, bytes.
 type ParkedLine<'a> = (u64, Reason, &'a [u8; 16], &'a Bytes);
 
-fn keep_entries(
+pub(super) fn keep_entries(
     state: &mut State,
     conn: &Connection,
     inbox: &mut InboxState,

@@ -9,6 +9,7 @@ mod epoch;
 mod erasure;
 mod feed;
 mod outbox;
+mod release;
 mod schema;
 mod stream;
 mod tail;
@@ -31,6 +32,7 @@ pub use epoch::OpenEpoch;
 pub use erasure::{ErasedFrom, Erasing, ErasureRow};
 pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, ViewFound, Views};
 pub use outbox::OutboxEntry;
+pub use release::{ParkedEntry, Release};
 pub use stream::{DigestRow, ReceiptRow, StreamRow};
 pub use turn::{Places, Reshare, Turn, TurnPage};
 
@@ -100,6 +102,7 @@ pub(crate) enum Job {
     Replaced(Call<(GatewayId, StreamId, u64, u64), ()>),
     OpenEpoch(Call<OpenEpoch, Epoch>),
     NoteBeside(Call<(RegionId, Epoch), ()>),
+    Release(Call<Release, u64>),
 }
 
 /// Names of the kinds of jobs, in the order of [`Answer::kind`].
@@ -118,6 +121,7 @@ const JOB_KINDS: &[&str] = &[
     "replaced",
     "open_epoch",
     "note_beside",
+    "release",
 ];
 
 impl Store {
@@ -494,6 +498,10 @@ impl crate::writer::Apply for State {
                     epoch::note_beside(self, conn, &call.input)?;
                     call.set(());
                 }
+                Job::Release(call) => {
+                    let count = release::run(self, conn, &call.input)?;
+                    call.set(count);
+                }
             }
         }
         disclosure::note_watched(self, conn)
@@ -560,6 +568,7 @@ impl Answer for Job {
             Self::Replaced(call) => call.answer(flushed),
             Self::OpenEpoch(call) => call.answer(flushed),
             Self::NoteBeside(call) => call.answer(flushed),
+            Self::Release(call) => call.answer(flushed),
         }
     }
 
@@ -579,6 +588,7 @@ impl Answer for Job {
             Self::Replaced(_) => 11,
             Self::OpenEpoch(_) => 12,
             Self::NoteBeside(_) => 13,
+            Self::Release(_) => 14,
         }
     }
 }

@@ -71,6 +71,7 @@ fn every_statement_of_the_readers_can_be_prepared() {
         erasure::STATEMENTS,
         feed::STATEMENTS,
         outbox::STATEMENTS,
+        release::STATEMENTS,
         stream::STATEMENTS,
         turn::STATEMENTS,
         &[depth::REGION],
