@@ -9,6 +9,7 @@ mod contract;
 mod doors;
 mod doubles;
 mod erasure;
+mod expiry;
 mod explain;
 mod fault_canary;
 mod fault_disk;

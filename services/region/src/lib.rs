@@ -12,6 +12,7 @@
 pub mod authorise;
 pub mod config;
 mod enrol;
+mod expiry;
 mod feed;
 pub mod folder;
 mod hosted;

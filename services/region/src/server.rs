@@ -1,6 +1,7 @@
 //! The server: opens what it hosts, serves phones and desks, keeps the links, stops in order.
 
 use crate::config::{Config, ExchangeConfig, GatewayConfig, HostedConfig};
+use crate::expiry;
 use crate::folder::{self, FolderError, Linkage, Loaded};
 use crate::hosted::Hosted;
 use crate::mark::{self, MarkError};
@@ -322,6 +323,7 @@ async fn open(
     tasks.spawn("region.mark", OnExit::Log, mark::keep(data.path().into(), Arc::clone(&region)));
     turn::begin_all(&region).await?;
     tasks.spawn("region.turn", OnExit::Log, turn::run(Arc::clone(&region)));
+    tasks.spawn("region.expiry", OnExit::Log, expiry::run(Arc::clone(&region)));
     tasks.spawn("region.release", OnExit::Log, release::run(Arc::clone(&region)));
     Ok(region)
 }

@@ -240,7 +240,7 @@ pub(super) fn keep_entries(
         state.unsettled |= withdrawal::empty(conn, birth_region, record, apply.stream.agreement)?;
     }
     for (record, seq, commitment) in erased {
-        withdrawal::erase(conn, inbox, record, seq, &commitment)?;
+        withdrawal::erase(conn, inbox, record, seq, Some(&commitment))?;
         state.unsettled = true;
     }
     Ok(())

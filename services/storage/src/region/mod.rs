@@ -7,6 +7,7 @@ mod device;
 mod disclosure;
 mod epoch;
 mod erasure;
+mod expiry;
 mod feed;
 mod outbox;
 mod release;
@@ -30,6 +31,7 @@ pub use device::{
 pub use disclosure::{Disclosure, Watcher};
 pub use epoch::OpenEpoch;
 pub use erasure::{ErasedFrom, Erasing, ErasureRow};
+pub use expiry::Expired;
 pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, ViewFound, Views};
 pub use outbox::OutboxEntry;
 pub use release::{ParkedEntry, Release};
@@ -46,7 +48,7 @@ use domain::kernel::{AgreementId, DeviceId, Epoch, GatewayId, RegionId, Timestam
 use domain::stream::{Position, StreamId};
 use outbox::{Recent, Run};
 use rusqlite::{Connection, OptionalExtension as _};
-use schema::MIGRATIONS;
+use schema::{MIGRATIONS, own};
 use sqlx::SqlitePool;
 use std::collections::HashMap;
 use std::path::Path;
@@ -103,6 +105,7 @@ pub(crate) enum Job {
     OpenEpoch(Call<OpenEpoch, Epoch>),
     NoteBeside(Call<(RegionId, Epoch), ()>),
     Release(Call<Release, u64>),
+    Expire(Call<Expired, ()>),
 }
 
 /// Names of the kinds of jobs, in the order of [`Answer::kind`].
@@ -122,6 +125,7 @@ const JOB_KINDS: &[&str] = &[
     "open_epoch",
     "note_beside",
     "release",
+    "expire",
 ];
 
 impl Store {
@@ -312,29 +316,6 @@ impl Store {
     }
 }
 
-/// Makes sure the file is this region's; one that is new begins in `epoch`.
-fn own(conn: &Connection, region: &RegionId, epoch: Epoch) -> Result<(), OpenError> {
-    let fact = |name: &str| {
-        conn.query_row("SELECT value FROM store_fact WHERE name = ?1", [name], |row| {
-            row.get::<_, Vec<u8>>(0)
-        })
-        .optional()
-    };
-    let Some(found) = fact("region_id")? else {
-        conn.execute(
-            "INSERT INTO store_fact (name, value) VALUES ('region_id', ?1), ('epoch', ?2)",
-            (region.as_str().as_bytes(), epoch.as_bytes().as_slice()),
-        )?;
-        return Ok(());
-    };
-    if found != region.as_str().as_bytes() {
-        let found = String::from_utf8_lossy(&found).into_owned();
-        return Err(OpenError::WrongOwner { found, wanted: region.to_string() });
-    }
-    let epoch = fact("epoch")?.and_then(|epoch| Epoch::from_slice(&epoch));
-    epoch.map(drop).ok_or(OpenError::Inconsistent("epoch"))
-}
-
 /// What the writer keeps in memory so that a commit reads little; always what the disk holds.
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -502,6 +483,10 @@ impl crate::writer::Apply for State {
                     let count = release::run(self, conn, &call.input)?;
                     call.set(count);
                 }
+                Job::Expire(call) => {
+                    expiry::run(self, conn, &call.input)?;
+                    call.set(());
+                }
             }
         }
         disclosure::note_watched(self, conn)
@@ -569,6 +554,7 @@ impl Answer for Job {
             Self::OpenEpoch(call) => call.answer(flushed),
             Self::NoteBeside(call) => call.answer(flushed),
             Self::Release(call) => call.answer(flushed),
+            Self::Expire(call) => call.answer(flushed),
         }
     }
 
@@ -589,6 +575,7 @@ impl Answer for Job {
             Self::OpenEpoch(_) => 12,
             Self::NoteBeside(_) => 13,
             Self::Release(_) => 14,
+            Self::Expire(_) => 15,
         }
     }
 }

@@ -172,9 +172,10 @@ impl Runs {
     /// Writes the runs and how far their streams go now.
     pub(super) fn write(self, state: &mut State, conn: &Connection) -> rusqlite::Result<()> {
         for (number, now, run) in &self.runs {
-            let expires_at = run.entries.iter().map(|entry| entry.expires_at.micros()).max();
+            let expire = || run.entries.iter().map(|entry| entry.expires_at.micros());
+            let (expires_at, expires_first) = (expire().max(), expire().min());
             conn.prepare_cached(
-                "INSERT INTO outbox (stream_no, last_seq, first_seq, h_before, numbered_at, expires_at, entries) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO outbox (stream_no, last_seq, first_seq, h_before, numbered_at, expires_at, entries, expires_first) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute((
                 number,
@@ -184,6 +185,7 @@ impl Runs {
                 now.micros(),
                 expires_at,
                 run.encode(),
+                expires_first,
             ))?;
         }
         for (stream, index) in self.open {
@@ -294,6 +296,49 @@ pub(super) fn erase(
         .execute((number, last_seq, run.encode()))?;
     }
     Ok(erased)
+}
+
+/// Takes the content of what has had its time out of a run; gives the first and the last of these entries.
+pub(super) fn expire(
+    conn: &Connection,
+    stream: &StreamId,
+    run: (i64, i64),
+    at: Timestamp,
+) -> rusqlite::Result<Option<(u64, u64)>> {
+    let found = conn
+        .prepare_cached(
+            "SELECT first_seq, h_before, entries FROM outbox WHERE stream_no = ?1 AND last_seq = ?2",
+        )?
+        .query_row(run, |row| {
+            let h: Option<[u8; 32]> = row.get(1)?;
+            let seq = uint(row.get(0)?).saturating_sub(1);
+            let before = Position { seq, h: h.unwrap_or_else(|| seal::chain::genesis(stream)) };
+            Ok((before, row.get::<_, Vec<u8>>(2)?))
+        })?;
+    let (before, bytes) = found;
+    let mut entries = decode(before, bytes.into()).ok_or(rusqlite::Error::InvalidQuery)?;
+    let (mut range, mut next): (Option<(u64, u64)>, Option<i64>) = (None, None);
+    for held in &mut entries {
+        // What opens and ends a stream, and says that a record was erased, stays for as long as the stream.
+        if seal::entry::record_of(&held.entry).is_none() {
+            continue;
+        }
+        if held.expires_at > at {
+            let expires = held.expires_at.micros();
+            next = Some(next.map_or(expires, |next| next.min(expires)));
+            continue;
+        }
+        let commitment = seal::chain::commitment(&held.salt, &held.entry);
+        (held.salt, held.entry) = (seal::chain::ERASED, Bytes::copy_from_slice(&commitment));
+        let seq = held.position.seq;
+        range = Some((range.map_or(seq, |(from, _)| from), seq));
+    }
+    let encoded = Run { stream: stream.clone(), before, entries, size: 0 }.encode();
+    conn.prepare_cached(
+        "UPDATE outbox SET entries = ?3, expires_first = ?4 WHERE stream_no = ?1 AND last_seq = ?2",
+    )?
+    .execute((run.0, run.1, encoded, next))?;
+    Ok(range)
 }
 
 /// Reads [`Run::encode`] back and follows the chain over it; `None` for what this program never writes.

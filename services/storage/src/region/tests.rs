@@ -69,6 +69,7 @@ fn every_statement_of_the_readers_can_be_prepared() {
         device::STATEMENTS,
         epoch::STATEMENTS,
         erasure::STATEMENTS,
+        expiry::STATEMENTS,
         feed::STATEMENTS,
         outbox::STATEMENTS,
         release::STATEMENTS,

@@ -56,14 +56,14 @@ pub(super) fn empty(
 }
 
 /// Leaves of a record's entry what its chain needs. One that came without its content, or is of another record,
-/// stays as it is.
+/// stays as it is, and so does one whose commitment is neither known nor named. Tells whether it went.
 pub(super) fn erase(
     conn: &Connection,
     inbox: &mut InboxState,
     record: RecordId,
     seq: u64,
-    named: &[u8; 32],
-) -> rusqlite::Result<()> {
+    named: Option<&[u8; 32]>,
+) -> rusqlite::Result<bool> {
     let place = (record.as_bytes().as_slice(), inbox.number, int(seq));
     let held = conn
         .prepare_cached(
@@ -76,10 +76,11 @@ pub(super) fn erase(
             Ok((row.get::<_, Option<[u8; 16]>>(0)?, entry, encoded))
         })
         .optional()?;
-    let Some((salt, entry, encoded)) = held else { return Ok(()) };
+    let Some((salt, entry, encoded)) = held else { return Ok(false) };
     let entry = entry.or_else(|| Some(seal::entry::of_sent(encoded?.into())?.into()));
     // That of what is held, whatever the origin names: the chain leads over it.
     let commitment = salt.zip(entry).map(|(salt, entry)| seal::chain::commitment(&salt, &entry));
+    let Some(commitment) = commitment.as_ref().or(named) else { return Ok(false) };
     conn.prepare_cached("DELETE FROM view WHERE record_id = ?1 AND inbox_no = ?2 AND seq = ?3")?
         .execute(place)?;
     let parked = conn
@@ -93,7 +94,7 @@ pub(super) fn erase(
         inbox.number,
         int(seq),
         seal::chain::ERASED.as_slice(),
-        commitment.as_ref().unwrap_or(named).as_slice(),
+        commitment.as_slice(),
     ))?;
-    Ok(())
+    Ok(true)
 }

@@ -1,0 +1,53 @@
+//! Deletes what has had its time: once a server is started, and each hour.
+
+use crate::hosted::Hosted;
+use runtime::ErrorChain;
+use std::sync::Arc;
+use std::time::Duration;
+use storage::{ReadError, WriteError};
+
+const LOOK_EVERY: Duration = Duration::from_secs(3_600);
+/// Deleted at once: operations wait no longer than that takes.
+const ROWS_PER_JOB: u32 = 200;
+
+/// Why something stays until the next look.
+#[derive(Debug, thiserror::Error)]
+enum ExpiryError {
+    #[error("the store could not be read")]
+    Read(#[from] ReadError),
+    #[error("the store could not be written")]
+    Write(#[from] WriteError),
+}
+
+/// Looks until the soft stop.
+pub(crate) async fn run(region: Arc<Hosted>) {
+    loop {
+        match look(&region).await {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::info!(region.id = %region.region, count, "what had its time is deleted");
+            }
+            Err(error) => {
+                tracing::error!(region.id = %region.region, error = %ErrorChain(&error), "what had its time is not deleted yet");
+            }
+        }
+        // Neither arm holds anything.
+        tokio::select! {
+            () = region.tasks.soft().cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+async fn look(region: &Hosted) -> Result<usize, ExpiryError> {
+    let (at, mut count) = (region.now(), 0);
+    while !region.tasks.soft().is_cancelled() {
+        let expired = region.store.list_expired(at, ROWS_PER_JOB).await?;
+        if expired.is_empty() {
+            break;
+        }
+        count += expired.count();
+        region.store.expire(expired).await?;
+    }
+    Ok(count)
+}
