@@ -20,7 +20,7 @@ use proto::exchange::v1 as pb;
 use proto::exchange::v1::link_response::Frame;
 use proto::kernel::v1::SignedObject;
 use proto::link::{Assembler, CreditIn};
-use runtime::ErrorChain;
+use runtime::{ErrorChain, end_of};
 use seal::signed::Hello;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -281,7 +281,7 @@ impl<'a> Link<'a> {
                     Err(status) if is_fault(&status) => self.violation("a frame cannot be read"),
                     Err(_) => return End::Lost,
                 },
-                () = answered(&mut self.trusting) => self.trusting = None,
+                () = end_of(&mut self.trusting) => self.trusting = None,
                 Some(written) = self.writes.next(), if !self.writes.is_empty() => self.written(written),
                 Some(read) = self.reads.next(), if !self.reads.is_empty() => self.read(read),
                 Some(wake) = ticket.wakes.recv() => self.wake(wake),
@@ -428,14 +428,6 @@ impl<'a> Link<'a> {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-/// What the peer has shown was looked at; never over while nothing is.
-async fn answered(trusting: &mut Option<BoxFuture<'static, ()>>) {
-    match trusting {
-        Some(trusting) => trusting.await,
-        None => std::future::pending().await,
     }
 }
 

@@ -85,7 +85,7 @@ impl ExchangeService for Service {
         let region = certified(request.extensions())?;
         if let Some(set) = request.into_inner().trust.filter(|set| *set != TrustSet::default()) {
             let (taken, answer) = oneshot::channel();
-            let offer = Offer { set, taken: Some(taken) };
+            let offer = Offer { set, taken };
             let busy = |_| status::refused(Reason::ServerBusy);
             self.0.offers.try_send(offer).map_err(busy)?;
             answer

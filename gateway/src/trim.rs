@@ -10,22 +10,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::gateway::Store;
-use storage::{ReadError, WriteError};
+use storage::{ReadError, StoreError};
 use tokio_util::sync::CancellationToken;
 
 /// How often it is looked how much is held.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Segments whose sizes are read at a time.
 const SEGMENTS_PER_READ_MAX: u32 = 10_000;
-
-/// Why it is not looked, or nothing is dropped; tried again.
-#[derive(Debug, thiserror::Error)]
-enum TrimError {
-    #[error("the store could not be read")]
-    Read(#[from] ReadError),
-    #[error("the store could not be written")]
-    Write(#[from] WriteError),
-}
 
 /// What a party lacks of a stream, of what is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +46,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn look(registry: &Registry, store: &Store, bytes_max: u64) -> Result<(), TrimError> {
+async fn look(registry: &Registry, store: &Store, bytes_max: u64) -> Result<(), StoreError> {
     let held = store.list_sizes().await?;
     if held.iter().map(|(_, bytes)| bytes).sum::<u64>() <= bytes_max {
         return Ok(());

@@ -36,7 +36,7 @@ const CLOSED_AFTER: Duration = Duration::from_secs(2);
 pub(crate) struct Offer {
     pub(crate) set: TrustSet,
     /// Told once it is kept or known, or why it is not.
-    pub(crate) taken: Option<oneshot::Sender<Result<(), Reason>>>,
+    pub(crate) taken: oneshot::Sender<Result<(), Reason>>,
 }
 
 /// What the gateway's certificate is made from, and whom it believes.
@@ -172,10 +172,8 @@ impl Own {
             Err(TrustFolderError::Trust { source, .. }) => Err(source.reason()),
             Err(_) => Err(Reason::StorageUnavailable),
         };
-        if let Some(taken) = taken {
-            // Who asked may have gone.
-            taken.send(answer).ok();
-        }
+        // Who asked may have gone.
+        taken.send(answer).ok();
         outcome.unwrap_or(false)
     }
 

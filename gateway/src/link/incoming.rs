@@ -74,7 +74,7 @@ impl Link<'_> {
         let offers = self.shared.offers.clone();
         self.trusting = Some(Box::pin(async move {
             let (taken, answer) = oneshot::channel();
-            if offers.send(Offer { set, taken: Some(taken) }).await.is_ok() {
+            if offers.send(Offer { set, taken }).await.is_ok() {
                 drop(answer.await);
             }
         }));

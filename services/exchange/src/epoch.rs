@@ -14,7 +14,7 @@ use seal::signed::Receipt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use storage::region::{OpenEpoch, Store};
-use storage::{ReadError, WriteError};
+use storage::{ReadError, StoreError, WriteError};
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
 
@@ -54,7 +54,7 @@ impl Exchange {
         &self,
         client: &mut ExchangeServiceClient<Channel>,
         stored: &[(StreamId, Position)],
-    ) -> Result<Claims, CompareError> {
+    ) -> Result<Claims, StoreError> {
         let home = &self.home;
         let mut claims = Claims::default();
         for (stream, position) in stored {
@@ -150,7 +150,7 @@ impl Home {
 
     /// Looks whether a party has signed for what the gateway says that it holds and this store does not. The gateway
     /// has deleted what it would show, if all have signed for it.
-    pub(crate) async fn compare_claim(&self, receipt: &Receipt) -> Result<(), CompareError> {
+    pub(crate) async fn compare_claim(&self, receipt: &Receipt) -> Result<(), StoreError> {
         let (present, epoch) = (self.store.epoch(), receipt.stream.epoch);
         if epoch >= present && !self.knows(&receipt.stream, receipt.position).await? {
             let beside = Some(epoch).filter(|epoch| *epoch > present);
@@ -160,7 +160,7 @@ impl Home {
     }
 
     /// Looks whether a receipt that this region has signed in its present epoch goes beyond its cursor.
-    pub(crate) async fn compare_own(&self, receipt: &Receipt) -> Result<(), CompareError> {
+    pub(crate) async fn compare_own(&self, receipt: &Receipt) -> Result<(), StoreError> {
         let present = self.store.epoch();
         // One that is older is explained by the restore that opened the epoch.
         if receipt.created_at <= present.minted_at() {
@@ -219,15 +219,4 @@ pub async fn open_next(
     let newest = beside.iter().copied().fold(left, Epoch::max);
     let epoch = Epoch::mint_after(newest, now, entropy);
     store.open_epoch(OpenEpoch { region: region.clone(), left, epoch, beside, now }).await
-}
-
-/// Why it is not known whether the store went back.
-#[derive(Debug, thiserror::Error)]
-pub enum CompareError {
-    /// The store cannot be read.
-    #[error("the store could not be read")]
-    Read(#[from] ReadError),
-    /// The store cannot be written.
-    #[error("the store could not be written")]
-    Write(#[from] WriteError),
 }

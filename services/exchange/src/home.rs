@@ -59,7 +59,7 @@ pub struct Offer {
     /// What is shown.
     pub news: News,
     /// Told once the book is renewed or the news is known, or why it is not taken.
-    pub taken: Option<oneshot::Sender<Result<(), Reason>>>,
+    pub taken: oneshot::Sender<Result<(), Reason>>,
 }
 
 impl Home {
@@ -125,7 +125,7 @@ impl Home {
     /// Shows news and waits until the book says so.
     pub(crate) async fn show(&self, news: News) -> Result<(), Reason> {
         let (taken, answer) = oneshot::channel();
-        let offer = Offer { news, taken: Some(taken) };
+        let offer = Offer { news, taken };
         self.news.send(offer).await.map_err(|_| Reason::ServerBusy)?;
         answer.await.unwrap_or(Err(Reason::ServerBusy))
     }

@@ -1,7 +1,6 @@
 //! One link to a gateway: dials, says hello, drives the two cores until the line breaks, dials again.
 
 use crate::book::Book;
-use crate::epoch::CompareError;
 use crate::home::Home;
 use crate::receive::{self, Heard, Receiver};
 use crate::send::{self, Sender};
@@ -21,7 +20,7 @@ use runtime::tls::{Anchor, ClientTls, TlsError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::{ReadError, WriteError};
+use storage::{ReadError, StoreError, WriteError};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -71,7 +70,7 @@ pub enum LinkError {
     Write(#[from] WriteError),
     /// It is not known whether the store went back.
     #[error(transparent)]
-    Compare(#[from] CompareError),
+    Compare(#[from] StoreError),
     /// The endpoint is no host:port.
     #[error("the gateway's endpoint is wrong")]
     Endpoint(#[from] runtime::channel::ChannelError),

@@ -18,13 +18,14 @@ use proto::exchange::v1 as pb;
 use proto::exchange::v1::{LinkRequest, LinkResponse, Welcome, link_request, link_response};
 use proto::kernel::v1::SignedObject;
 use proto::link::{Assembler, DEAD_AFTER_MS, PING_INTERVAL_MS};
-use runtime::ErrorChain;
+use runtime::{ErrorChain, end_of};
 use seal::segment::Segment;
 use seal::signed;
 use seal::trust::Trust;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+use storage::StoreError;
 use storage::region::Committed;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
@@ -177,7 +178,7 @@ impl<'a> Session<'a> {
                     }
                     self.tell_trust(&book.trust);
                 }
-                () = offered(&mut self.offering) => self.offering = None,
+                () = end_of(&mut self.offering) => self.offering = None,
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
                 permit = out.reserve(), if speaks => {
                     let permit = permit.map_err(|_| LinkError::Line("closed".to_owned()))?;
@@ -563,16 +564,8 @@ fn decode(position: pb::StreamPosition) -> Result<(StreamId, Position), LinkErro
     <(StreamId, Position)>::try_from(position).map_err(|_| LinkError::Protocol("position"))
 }
 
-fn not_compared<E: std::error::Error + 'static>(result: Result<(), E>) {
+fn not_compared(result: Result<(), StoreError>) {
     if let Err(error) = result {
         tracing::error!(error = %ErrorChain(&error), "it is not known whether the store went back");
-    }
-}
-
-/// The end of an offer, if there is one.
-async fn offered(offering: &mut Option<BoxFuture<'_, ()>>) {
-    match offering {
-        Some(offering) => offering.await,
-        None => std::future::pending().await,
     }
 }

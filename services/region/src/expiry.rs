@@ -4,20 +4,11 @@ use crate::hosted::Hosted;
 use runtime::ErrorChain;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::{ReadError, WriteError};
+use storage::StoreError;
 
 const LOOK_EVERY: Duration = Duration::from_secs(3_600);
 /// Deleted at once: operations wait no longer than that takes.
 const ROWS_PER_JOB: u32 = 200;
-
-/// Why something stays until the next look.
-#[derive(Debug, thiserror::Error)]
-enum ExpiryError {
-    #[error("the store could not be read")]
-    Read(#[from] ReadError),
-    #[error("the store could not be written")]
-    Write(#[from] WriteError),
-}
 
 /// Looks until the soft stop.
 pub(crate) async fn run(region: Arc<Hosted>) {
@@ -39,7 +30,7 @@ pub(crate) async fn run(region: Arc<Hosted>) {
     }
 }
 
-async fn look(region: &Hosted) -> Result<usize, ExpiryError> {
+async fn look(region: &Hosted) -> Result<usize, StoreError> {
     let (at, mut count) = (region.now(), 0);
     while !region.tasks.soft().is_cancelled() {
         let expired = region.store.list_expired(at, ROWS_PER_JOB).await?;

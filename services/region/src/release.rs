@@ -4,20 +4,11 @@ use crate::hosted::Hosted;
 use exchange::open::reopen;
 use runtime::ErrorChain;
 use std::sync::Arc;
+use storage::StoreError;
 use storage::region::{Release, StreamRow};
-use storage::{ReadError, WriteError};
 
 /// Entries that are looked at together.
 const ENTRIES_PER_LOOK: u32 = 500;
-
-/// Why some stay set aside until the next start.
-#[derive(Debug, thiserror::Error)]
-enum ReleaseError {
-    #[error("the store could not be read")]
-    Read(#[from] ReadError),
-    #[error("the store could not be written")]
-    Write(#[from] WriteError),
-}
 
 /// Looks at all that is parked, once.
 pub(crate) async fn run(region: Arc<Hosted>) {
@@ -32,7 +23,7 @@ pub(crate) async fn run(region: Arc<Hosted>) {
     }
 }
 
-async fn all(region: &Hosted) -> Result<u64, ReleaseError> {
+async fn all(region: &Hosted) -> Result<u64, StoreError> {
     let book = region.book();
     let mut count = 0;
     let inboxes = region.store.list_inboxes().await?.into_iter();

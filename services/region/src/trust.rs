@@ -119,10 +119,8 @@ impl Own {
             News::Trust(set) => self.offered_trust(&set),
             News::Agreement(region, object) => self.offered_agreement(&region, &object),
         };
-        if let Some(taken) = taken {
-            // Who asked may have gone.
-            taken.send(answer).ok();
-        }
+        // Who asked may have gone.
+        taken.send(answer).ok();
     }
 
     fn offered_trust(&mut self, set: &TrustSet) -> Result<(), Reason> {

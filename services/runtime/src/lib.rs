@@ -33,5 +33,5 @@ pub mod trust_folder;
 #[cfg(test)]
 mod fixture;
 
-pub use tasks::{OnExit, Shutdown, Tasks};
+pub use tasks::{OnExit, Shutdown, Tasks, end_of};
 pub use telemetry::ErrorChain;

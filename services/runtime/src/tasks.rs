@@ -4,6 +4,7 @@
 //! and says what its end means, and a server has ended only when all of them have.
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -31,6 +32,14 @@ pub enum OnExit {
     Stop,
     /// It may end at any time; a panic is logged.
     Log,
+}
+
+/// The end of what is under way; never, while nothing is.
+pub async fn end_of(under_way: &mut Option<BoxFuture<'_, ()>>) {
+    match under_way {
+        Some(under_way) => under_way.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Asks one server to stop: first softly (finish what you have), then hard (fall where you stand).

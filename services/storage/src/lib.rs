@@ -21,6 +21,17 @@ mod writer;
 pub use sqlite::OpenError;
 pub use writer::{WriteError, Writer};
 
+/// Why something that reads and then writes is not done; the cause is for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot be read.
+    #[error("the store could not be read")]
+    Read(#[from] ReadError),
+    /// The store cannot be written.
+    #[error("the store could not be written")]
+    Write(#[from] WriteError),
+}
+
 /// Why a read failed; the cause is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
