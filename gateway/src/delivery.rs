@@ -25,8 +25,9 @@ const REFILL_TIMEOUT_MS: u64 = 10_000;
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
-    /// The peer has applied a stream up to here; told before anything else of the stream.
-    Applied(StreamId, u64),
+    /// The peer has applied a stream up to here, and whether it has receipted it there; told before anything else of
+    /// the stream.
+    Applied(StreamId, u64, bool),
     /// A stream is stored up to here.
     Grew(StreamId, u64),
     /// A segment was stored just now.
@@ -85,6 +86,8 @@ pub struct Delivery {
 struct Stream {
     /// Put on its way up to here.
     sent: u64,
+    /// It began at its start or where the peer has receipted it, and went on without a leap since.
+    receipted: bool,
     /// Stored up to here.
     last: u64,
     /// What comes next, without holes.
@@ -133,7 +136,10 @@ impl Delivery {
     pub fn step(&mut self, now_ms: u64, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::Applied(stream, seq) => self.streams.entry(stream).or_default().sent = seq,
+            Event::Applied(stream, seq, receipted) => {
+                let stream = self.streams.entry(stream).or_default();
+                (stream.sent, stream.receipted) = (seq, receipted);
+            }
             Event::Grew(stream, last) => self.grew(stream, last),
             Event::Stored(stream, segment) => self.stored(stream, segment),
             Event::Read { stream, after, segments } => {
@@ -221,11 +227,12 @@ impl Delivery {
                     // From where the peer stands: what it has receipted is where a refill joins on, and no more
                     // is held than it takes. Where that is not known, from what is held on the far side.
                     let again = stream.asked_at_ms.replace(now_ms).is_some();
+                    stream.receipted |= stream.sent == 0;
                     let next = stream.sent + 1;
-                    let (from_seq, to_seq) = if again {
-                        (next.max(gap_end.saturating_sub(REFILL_ENTRIES_MAX - 1)), gap_end)
-                    } else {
+                    let (from_seq, to_seq) = if stream.receipted && !again {
                         (next, gap_end.min(stream.sent.saturating_add(REFILL_ENTRIES_MAX)))
+                    } else {
+                        (next.max(gap_end.saturating_sub(REFILL_ENTRIES_MAX - 1)), gap_end)
                     };
                     effects.push(Effect::Ask { stream: id.clone(), from_seq, to_seq });
                 }
@@ -246,6 +253,7 @@ impl Delivery {
     fn wanted(&mut self, id: StreamId, from_seq: u64) {
         let queue = &mut self.lanes[index(id.lane)];
         let stream = self.streams.entry(id.clone()).or_default();
+        stream.receipted &= from_seq == stream.sent.saturating_add(1);
         stream.sent = from_seq.saturating_sub(1);
         queue.held_bytes -= stream.held.drain(..).map(|held| held.encoded.len()).sum::<usize>();
         if stream.place == Place::Ready {

@@ -182,7 +182,11 @@ impl<'a> Link<'a> {
                 && intake::terms_for(&self.shared.book, stream, &self.region).is_ok();
             if receives {
                 self.compare(stream, *applied, &snapshot);
-                self.deliver(Event::Applied(stream.clone(), applied.seq));
+                let mut receipts = snapshot.receipts.iter();
+                let receipted = receipts.any(|(of, party, at, _)| {
+                    of == stream && *party == self.region && at == applied
+                });
+                self.deliver(Event::Applied(stream.clone(), applied.seq, receipted));
             }
         }
         self.catch_up(snapshot);

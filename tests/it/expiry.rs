@@ -83,6 +83,12 @@ async fn what_has_had_its_time_is_nowhere_and_what_has_time_left_stays() {
     report(&mut phone, Change::ReportEvent(event("后来"))).await;
     until("what comes after arrives", ARRIVES, async || views(desk_b.channel()).await == 2).await;
     assert_eq!(converged(desk_a.channel(), desk_b.channel(), ARRIVES).await, 2);
+    // Whatever the gateway held of it in a sealed packaging: it has said that it deleted that.
+    let said = "SELECT count(*) FROM erasure_gateway WHERE feed_seq < 0";
+    until("the gateway has deleted it", ARRIVES, async || {
+        open(&world, "a", A).query_row(said, [], |row| row.get::<_, i64>(0)).unwrap() == 1
+    })
+    .await;
     world.stop().await;
     for data in ["a", "b", "gateway"] {
         assert!(verified(&world, data), "{data}");

@@ -266,7 +266,7 @@ fn a_stream_goes_in_order_from_where_the_peer_is_and_nothing_twice() {
     for seq in 1..=50 {
         world.hold(&routine, seq, seq, 20_000);
     }
-    world.tell(Event::Applied(routine.clone(), 10));
+    world.tell(Event::Applied(routine.clone(), 10, true));
     world.tell(Event::Grew(routine.clone(), 50));
     world.piece();
     // Told while it is still behind, and told again as any listener may be.
@@ -288,7 +288,7 @@ fn a_segment_that_reaches_back_before_the_peers_place_is_sent_whole() {
     let mut world = World::new();
     world.hold(&routine, 1, 8, 100);
     world.hold(&routine, 9, 12, 100);
-    world.tell(Event::Applied(routine.clone(), 5));
+    world.tell(Event::Applied(routine.clone(), 5, true));
     world.tell(Event::Grew(routine.clone(), 12));
     assert_eq!(world.drain_one(&routine), [1, 9]);
 }
@@ -310,7 +310,7 @@ fn a_gap_is_asked_of_the_origin_up_to_where_something_is_held() {
 fn a_gap_up_to_the_end_is_asked_of_the_origin() {
     let routine = stream("a", Lane::Routine);
     let mut world = World::new();
-    world.tell(Event::Applied(routine.clone(), 3));
+    world.tell(Event::Applied(routine.clone(), 3, true));
     world.tell(Event::Grew(routine.clone(), 7));
     assert_eq!(world.asked, [(routine, 4, 7)]);
 }
@@ -411,7 +411,7 @@ fn a_want_while_the_store_is_read_does_not_take_the_old_answer() {
     for seq in 1..=6 {
         world.hold(&routine, seq, seq, 100);
     }
-    world.tell(Event::Applied(routine.clone(), 4));
+    world.tell(Event::Applied(routine.clone(), 4, true));
     let effects = world.delivery.step(0, Event::Grew(routine.clone(), 6));
     assert_eq!(effects, [Effect::Read(routine.clone(), 4)]);
     world.tell(Event::Wanted(routine.clone(), 2));

@@ -7,6 +7,7 @@ use domain::kernel::{
     AgreementId, Entropy, Epoch, GatewayId, LinkageId, Purpose, RegionId, Role, Timestamp,
 };
 use domain::outline::Outline;
+use exchange::epoch::Leaving;
 use proto::convert;
 use proto::kernel::v1::SignedObject;
 use runtime::data_dir::{DataDir, PRIVATE, SHARED, write_atomic};
@@ -118,16 +119,24 @@ pub async fn restore_region(
     let _held = DataDir::open(data, region::folder::FORMAT)?;
     let path = region::folder::store_path(data, region);
     ensure!(path.exists(), "{} is missing: put the copy there first", path.display());
+    let recipients = region::folder::recipients(data, region, now)?;
     // Of a store that is there already, it is not used.
     let (store, writer) = Store::open(&path, region, Epoch::mint(now, entropy)).await?;
     let writing = std::thread::spawn(move || writer.run());
     let left = store.epoch();
-    let opened = exchange::epoch::open_next(&store, region, (left, Vec::new()), now, entropy).await;
-    let marked = region::mark::set(data, region, &store).await;
+    let leaving = Leaving { left, beside: Vec::new(), recipients };
+    let opened = exchange::epoch::open_next(&store, region, leaving, now, entropy).await;
+    // Only then: a copy that is not marked is found out when its server is started.
+    let marked = match &opened {
+        Ok(epoch) if *epoch > left => region::mark::set(data, region, &store).await,
+        _ => Ok(()),
+    };
     drop(store);
     writing.join().map_err(|_| anyhow!("the writer stopped"))??;
+    let epoch = opened?;
+    ensure!(epoch > left, "no epoch greater than {left} could be opened");
     marked?;
-    Ok((left, opened?))
+    Ok((left, epoch))
 }
 
 /// Makes a gateway's keys in a data folder; gives what the authority must publish.

@@ -8,6 +8,7 @@ use seal::key::{SealingKey, SigningKey, key_fingerprint};
 use seal::trust::Trust;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use storage::region::Recipients;
 use tokio::sync::watch;
 
 /// An agreement version and the object its parties signed.
@@ -70,6 +71,18 @@ impl Book {
     /// A region of the linkage that is believed.
     pub fn find_region(&self, region: &RegionId) -> Option<&Region> {
         self.trust.find_region(region)
+    }
+
+    /// The live parties of each agreement version, without this region.
+    pub fn recipients(&self) -> Recipients {
+        let of = |signed: &SignedAgreement| {
+            let parties = signed.agreement.parties.iter().map(|party| party.region.clone());
+            let live = |party: &RegionId| {
+                *party != self.region && self.find_party(&signed.agreement, party).is_some()
+            };
+            parties.filter(live).collect()
+        };
+        self.agreements.iter().map(|(version, signed)| (*version, of(signed))).collect()
     }
 
     /// A party of an agreement that is believed, with the key that the agreement pins.

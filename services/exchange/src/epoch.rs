@@ -2,7 +2,7 @@
 //! are taken then, and it goes on in a new epoch.
 
 use crate::home::Home;
-use crate::link::Exchange;
+use crate::link::{Exchange, OPENING_TIMEOUT};
 use domain::kernel::{Entropy, Epoch, Reason, RegionId, Timestamp};
 use domain::stream::{Parent, Position, StreamId};
 use proto::convert::entry::{self, Entry};
@@ -11,12 +11,22 @@ use proto::exchange::v1::exchange_service_client::ExchangeServiceClient;
 use runtime::ErrorChain;
 use seal::segment::Segment;
 use seal::signed::Receipt;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use storage::region::{OpenEpoch, Store};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use storage::region::{OpenEpoch, Recipients, Store};
 use storage::{ReadError, StoreError, WriteError};
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
+
+/// Streams of which others hold something else than this store, as far as was found out since the server was started.
+pub type Lost = Arc<std::sync::Mutex<HashSet<StreamId>>>;
+
+/// Places that a gateway is asked to show.
+const ASKED_MAX: usize = 16;
+/// Epochs beside the one that is left, that the next one follows too.
+const BESIDE_MAX: usize = 15;
+/// How far the clock of another copy may be ahead.
+const CLOCK_AHEAD_MS_MAX: i64 = 3_600_000;
 
 /// Whether the region has left an epoch since its server was started; held by who is about to.
 ///
@@ -29,8 +39,6 @@ pub type Left = Arc<Mutex<bool>>;
 pub(crate) struct Claims {
     /// What it could not show: its word alone moves nobody.
     unproved: BTreeMap<StreamId, Position>,
-    /// Streams in which others hold other entries than this store.
-    pub(crate) lost: Vec<StreamId>,
 }
 
 impl Claims {
@@ -57,17 +65,25 @@ impl Exchange {
     ) -> Result<Claims, StoreError> {
         let home = &self.home;
         let mut claims = Claims::default();
+        let mut asked = 0;
         for (stream, position) in stored {
             if position.seq == 0 || home.knows(stream, *position).await? {
                 continue;
             }
-            claims.lost.push(stream.clone());
+            home.lose(stream);
             let present = home.store.epoch();
             if stream.epoch < present {
                 // It was left for that.
                 continue;
             }
-            match self.proof(client, stream, *position).await? {
+            // A gateway can make up as many as it likes, and one of the true ones is enough.
+            asked += 1;
+            let likely = asked <= ASKED_MAX && home.may_follow(stream.epoch);
+            let proof = match likely {
+                true => self.proof(client, stream, *position).await?,
+                false => None,
+            };
+            match proof {
                 None => {
                     home.alarm(Some(stream), Reason::WentBack);
                     claims.unproved.insert(stream.clone(), *position);
@@ -104,12 +120,13 @@ impl Exchange {
             from_seq: if own < position.seq { own + 1 } else { position.seq },
             max_size: 0,
         };
-        let answer = match client.fetch(request).await {
-            Ok(answer) => answer.into_inner(),
-            Err(status) => {
+        let answer = match tokio::time::timeout(OPENING_TIMEOUT, client.fetch(request)).await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) => {
                 tracing::warn!(error = %ErrorChain(&status), "what the gateway says it holds was not shown");
                 return Ok(None);
             }
+            Err(_) => return Ok(None),
         };
         let public = home.book.signing.public();
         for bytes in answer.segments {
@@ -138,6 +155,26 @@ impl Exchange {
 }
 
 impl Home {
+    /// Others hold something else of one of this region's streams: it is not sent any more.
+    fn lose(&self, stream: &StreamId) {
+        self.lost().insert(stream.clone());
+    }
+
+    /// Whether a stream is sent still.
+    pub(crate) fn is_lost(&self, stream: &StreamId) -> bool {
+        self.lost().contains(stream)
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashSet<StreamId>> {
+        // Each change leaves it whole.
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an epoch may be one of this region's: none was minted in the future.
+    fn may_follow(&self, epoch: Epoch) -> bool {
+        epoch.minted_at() <= self.clock.now().plus_millis(CLOCK_AHEAD_MS_MAX)
+    }
+
     /// Whether this place of one of this region's streams is as the store has it.
     pub(crate) async fn knows(
         &self,
@@ -151,9 +188,13 @@ impl Home {
     /// Looks whether a party has signed for what the gateway says that it holds and this store does not. The gateway
     /// has deleted what it would show, if all have signed for it.
     pub(crate) async fn compare_claim(&self, receipt: &Receipt) -> Result<(), StoreError> {
-        let (present, epoch) = (self.store.epoch(), receipt.stream.epoch);
-        if epoch >= present && !self.knows(&receipt.stream, receipt.position).await? {
-            let beside = Some(epoch).filter(|epoch| *epoch > present);
+        let Receipt { stream, position, party, .. } = receipt;
+        let agreement = self.book.agreement(stream.agreement, stream.version);
+        let is_party = agreement.is_some_and(|agreement| agreement.has_party(party));
+        let present = self.store.epoch();
+        let counts = is_party && stream.epoch >= present && self.may_follow(stream.epoch);
+        if counts && !self.knows(stream, *position).await? {
+            let beside = Some(stream.epoch).filter(|epoch| *epoch > present);
             self.leave_epoch(present, beside.into_iter().collect()).await?;
         }
         Ok(())
@@ -184,14 +225,22 @@ impl Home {
         let region = &self.book.region;
         if *has_left {
             for epoch in beside {
-                self.store.note_epoch_beside(region.clone(), epoch).await?;
+                if self.store.epochs_beside().len() < BESIDE_MAX {
+                    self.store.note_epoch_beside(region.clone(), epoch).await?;
+                }
             }
             self.alarm(None, Reason::RegionCloned);
             return Ok(());
         }
-        let (clock, entropy) = (self.clock.as_ref(), self.entropy.as_ref());
-        let present = open_next(&self.store, region, (left, beside), clock.now(), entropy).await?;
+        // Before anything is written: who waits for it may be dropped meanwhile.
         *has_left = true;
+        let (clock, entropy) = (self.clock.as_ref(), self.entropy.as_ref());
+        let leaving = Leaving { left, beside, recipients: self.book.recipients() };
+        let opened = open_next(&self.store, region, leaving, clock.now(), entropy).await;
+        if opened.is_err() {
+            *has_left = false;
+        }
+        let present = opened?;
         tracing::error!(
             region.id = %region,
             error.reason = Reason::WentBack.name(),
@@ -203,20 +252,33 @@ impl Home {
     }
 }
 
-/// Leaves an epoch for one that is greater than all that are known; `beside` are epochs that were opened elsewhere.
-/// Gives the one that the store is in then.
+/// An epoch that is left.
+#[derive(Debug)]
+pub struct Leaving {
+    /// The epoch.
+    pub left: Epoch,
+    /// Epochs that were opened elsewhere.
+    pub beside: Vec<Epoch>,
+    /// Who receives what is shown under each agreement version.
+    pub recipients: Recipients,
+}
+
+/// Leaves an epoch for one that is greater than all that are known. Gives the one that the store is in then.
 ///
 /// # Errors
 /// When nothing could be written.
 pub async fn open_next(
     store: &Store,
     region: &RegionId,
-    (left, mut beside): (Epoch, Vec<Epoch>),
+    Leaving { left, mut beside, recipients }: Leaving,
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Result<Epoch, WriteError> {
     beside.extend(store.epochs_beside());
+    beside.sort_unstable();
+    beside.drain(..beside.len().saturating_sub(BESIDE_MAX));
     let newest = beside.iter().copied().fold(left, Epoch::max);
     let epoch = Epoch::mint_after(newest, now, entropy);
-    store.open_epoch(OpenEpoch { region: region.clone(), left, epoch, beside, now }).await
+    let region = region.clone();
+    store.open_epoch(OpenEpoch { region, left, epoch, beside, recipients, now }).await
 }

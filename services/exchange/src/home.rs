@@ -2,7 +2,7 @@
 //! what comes is taken.
 
 use crate::book::{Book, Shelf};
-use crate::epoch::Left;
+use crate::epoch::{Left, Lost};
 use crate::open;
 use crate::receive::Outcome;
 use crate::status::Status;
@@ -42,6 +42,8 @@ pub struct Home {
     pub news: mpsc::Sender<Offer>,
     /// Whether an epoch was left since the server was started.
     pub left: Left,
+    /// Streams that are not sent any more.
+    pub lost: Lost,
 }
 
 /// What a gateway or a bundle shows that may change the book.

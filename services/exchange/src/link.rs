@@ -29,7 +29,7 @@ use tonic::transport::Channel;
 /// narrow line that is seconds of it.
 pub const LANE_CLASSES: &[&[Lane]] = &[&[Lane::Alert], &[Lane::Routine], &[Lane::Bulk]];
 /// Longest wait for each step of the opening.
-const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Frames that may wait for the network.
 const FRAMES_QUEUED_MAX: usize = 64;
 /// A frame holds at most one signed agreement or one piece.
@@ -235,7 +235,7 @@ impl Exchange {
         let stored = decode_stored(&welcome)?;
         let claims = self.compare(&mut client, &stored).await?;
         // What others hold otherwise is not theirs to hear again.
-        let own = streams.into_iter().filter(|row| !claims.lost.contains(&row.stream));
+        let own = streams.into_iter().filter(|row| !self.home.is_lost(&row.stream));
         let own = own.map(|row| (row.stream, row.position)).collect();
         let sender = Sender::new(lanes, own, now);
         let positions =

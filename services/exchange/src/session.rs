@@ -301,6 +301,9 @@ impl<'a> Session<'a> {
             Err(broadcast::error::RecvError::Closed) => return Ok(()),
         };
         for (stream, position) in grown {
+            if self.link.home.is_lost(&stream) {
+                continue;
+            }
             self.send_event(send::Event::Durable(stream, position));
         }
         Ok(())

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
+use storage::region::Recipients;
 
 /// What a server holds of what the authority has signed.
 pub(crate) type Linkage = TrustFolder<Trust, TrustError>;
@@ -119,6 +120,19 @@ pub(crate) fn read_region(
     let trust = Arc::clone(trust);
     let book = Book { region: region.clone(), signing, sealing, trust, agreements };
     Ok(Loaded { book, authority })
+}
+
+/// Who receives what a region shows, by its agreements.
+///
+/// # Errors
+/// When a file is missing or not believed.
+pub fn recipients(
+    data: &Path,
+    region: &RegionId,
+    now: Timestamp,
+) -> Result<Recipients, FolderError> {
+    let trust = TrustFolder::open(data, now, believe)?;
+    Ok(read_region(data, region, trust.held(), now)?.book.recipients())
 }
 
 /// Tells a region's agreements from what they were before: names and times of the files.

@@ -4,7 +4,7 @@ use crate::metrics::Answers;
 use domain::agreement::Agreement;
 use domain::kernel::{Clock, DeviceId, Entropy, Purpose, RegionId, Role, Timestamp};
 use exchange::book::{Book, Shelf, SignedAgreement};
-use exchange::epoch::Left;
+use exchange::epoch::{Left, Lost};
 use exchange::home::{Home, Offer};
 use exchange::status::Status;
 use runtime::Tasks;
@@ -38,6 +38,8 @@ pub(crate) struct Hosted {
     pub(crate) news: mpsc::Sender<Offer>,
     /// Whether an epoch was left since the server was started.
     pub(crate) left: Left,
+    /// Streams that are not sent any more.
+    pub(crate) lost: Lost,
 }
 
 /// What is known of operations that wait for their parents.
@@ -88,6 +90,7 @@ impl Hosted {
             entropy: Arc::clone(&self.entropy),
             news: self.news.clone(),
             left: Arc::clone(&self.left),
+            lost: Arc::clone(&self.lost),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::trust::Own;
 use crate::turn::{self, TurnError};
 use domain::kernel::{Clock, Entropy, Epoch, GatewayId, RegionId};
 use exchange::book::Shelf;
-use exchange::epoch::Left;
+use exchange::epoch::{Left, Lost};
 use exchange::home::Offer;
 use exchange::link::{Exchange, LANE_CLASSES};
 use exchange::status::Status as Links;
@@ -314,6 +314,7 @@ async fn open(
         held: Mutex::default(),
         news: news.clone(),
         left: Left::default(),
+        lost: Lost::default(),
     });
     if mark::is_restored(data.path(), &region.region, &region.store).await? {
         let left = region.home().leave_epoch(region.store.epoch(), Vec::new()).await;

@@ -6,7 +6,7 @@ use crate::hosted::Hosted;
 use crate::operations::decode_record;
 use crate::shares::{one, opening};
 use domain::agreement::{Agreement, current};
-use domain::kernel::{AgreementId, Lane};
+use domain::kernel::{AgreementId, Epoch, Lane};
 use domain::stream::{LastShown, Standing};
 use exchange::book::{Book, SignedAgreement};
 use proto::convert::view::Outgoing;
@@ -76,11 +76,14 @@ async fn show_all(region: &Hosted) -> Result<(), TurnError> {
     let book = region.book();
     for signed in region.in_force(&book) {
         let Agreement { agreement_id, version, .. } = signed.agreement;
-        while let Some(places) = region.store.find_turn(agreement_id, version).await? {
+        loop {
+            // Before the places are read: those of an epoch that was left are of no use in the next.
+            let epoch = region.store.epoch();
+            let Some(places) = region.store.find_turn(agreement_id, version).await? else { break };
             if region.tasks.soft().is_cancelled() {
                 return Ok(());
             }
-            show(region, &book, signed, places).await?;
+            show(region, &book, signed, (epoch, places)).await?;
         }
     }
     Ok(())
@@ -115,10 +118,10 @@ async fn show(
     region: &Hosted,
     book: &Book,
     signed: &SignedAgreement,
-    places: Places,
+    (epoch, places): (Epoch, Places),
 ) -> Result<(), TurnError> {
     let Agreement { agreement_id: agreement, version, .. } = signed.agreement;
-    let (epoch, now) = (region.store.epoch(), region.now());
+    let now = region.now();
     let rows = region.store.list_records(places, RECORDS_PER_PAGE).await?;
     let after_seq = rows.last().map_or(places.through, |(feed_seq, _)| *feed_seq);
     let reshare = |(feed_seq, row): (u64, RecordRow)| -> Result<Option<Reshare>, TurnError> {

@@ -238,7 +238,7 @@ impl GatewayNode {
             let receives =
                 stream.origin != region && intake::terms_for(&self.book, stream, &region).is_ok();
             if receives {
-                let event = delivery::Event::Applied(stream.clone(), applied.seq);
+                let event = delivery::Event::Applied(stream.clone(), applied.seq, false);
                 self.deliver(bus, conn, event);
             }
         }

@@ -20,7 +20,7 @@ const PACKETS_QUEUED_MAX: usize = 44;
 const BUFFER_BYTES: u32 = 16 * 1_024;
 
 /// A packet, and where it goes.
-type Packet = (mpsc::UnboundedSender<Bytes>, Bytes);
+type Packet = (mpsc::Sender<Bytes>, Bytes);
 
 /// Carries bytes to a port. It ends when it is dropped.
 pub(super) struct Line {
@@ -65,7 +65,7 @@ async fn drain(mut waiting: mpsc::Receiver<Packet>, bits_per_s: u32) {
             free_at.max(Instant::now()) + Duration::from_secs_f64(takes / f64::from(bits_per_s));
         tokio::time::sleep_until(free_at).await;
         // Who has gone needs it no more.
-        drop(to.send(packet));
+        drop(to.send(packet).await);
     }
 }
 
@@ -93,7 +93,7 @@ async fn one_way(
     queue: mpsc::Sender<Packet>,
     mut to: OwnedWriteHalf,
 ) -> Result<()> {
-    let (arrived, mut arrives) = mpsc::unbounded_channel::<Bytes>();
+    let (arrived, mut arrives) = mpsc::channel::<Bytes>(PACKETS_QUEUED_MAX);
     let write = async {
         while let Some(packet) = arrives.recv().await {
             to.write_all(&packet).await?;

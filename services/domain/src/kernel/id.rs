@@ -136,7 +136,8 @@ uuid_id! {
 impl Epoch {
     /// A new epoch, greater than this one whatever the clock says.
     pub fn mint_after(last: Self, now: Timestamp, entropy: &dyn Entropy) -> Self {
-        Self::mint(now.max(last.minted_at().plus_millis(1)), entropy)
+        let next = last.minted_at().plus_millis(1);
+        Self::mint(now.max(next), entropy)
     }
 
     /// When it was minted, by its millisecond.

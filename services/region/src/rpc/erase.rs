@@ -39,9 +39,8 @@ pub(super) async fn erase(
         salt
     };
     let book = region.book();
-    let in_force =
-        region.in_force(&book).filter(|signed| signed.agreement.has_party(&region.region));
-    let openings = in_force.map(|signed| {
+    let own = book.agreements.values().filter(|signed| signed.agreement.has_party(&region.region));
+    let openings = own.map(|signed| {
         let Agreement { agreement_id, version, .. } = signed.agreement;
         (agreement_id, version, opening(region, signed))
     });

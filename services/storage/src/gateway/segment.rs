@@ -319,13 +319,12 @@ fn refill(
     Ok(SegmentVerdict::Stored(last))
 }
 
-/// The hash that a party has signed for where a range begins.
+/// The hash where a range begins, if a party has signed for it. What one signs otherwise holds up nobody.
 fn receipted(state: &State, number: i64, segment: &SegmentWrite) -> Option<[u8; 32]> {
-    let mut parties = segment.recipients.iter();
-    parties.find_map(|party| {
-        let at = state.memory.receipts.get(&(number, party.clone()))?;
-        (at.seq == segment.before.seq).then_some(at.h)
-    })
+    let signed = |party: &RegionId| {
+        state.memory.receipts.get(&(number, party.clone())) == Some(&segment.before)
+    };
+    segment.recipients.iter().any(signed).then_some(segment.before.h)
 }
 
 /// What is held beside a range.

@@ -1,15 +1,18 @@
 //! Epochs. A store that was restored from a copy has lost some of what it numbered, and others hold that: it numbers
 //! in new streams from then on, which name those that they follow, and what is open is shown in them again.
 
-use super::{State, Store};
+use super::{State, Store, outbox};
 use crate::ReadError;
 use crate::sqlite::{int, uint};
 use crate::writer::WriteError;
-use domain::kernel::{Epoch, RegionId, Timestamp};
+use domain::kernel::{AgreementId, Epoch, RegionId, Timestamp};
 use domain::stream::{Parent, StreamId};
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 use sqlx::Row as _;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// The live parties of each agreement version, without this region.
+pub type Recipients = HashMap<(AgreementId, u32), Vec<RegionId>>;
 
 /// An epoch to open.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub struct OpenEpoch {
     pub epoch: Epoch,
     /// Epochs that were opened by other copies of this store: the new one follows these too.
     pub beside: Vec<Epoch>,
+    /// Who receives what is shown under each agreement version.
+    pub recipients: Recipients,
     /// The region's clock.
     pub now: Timestamp,
 }
@@ -81,7 +86,7 @@ pub(super) fn open(
     conn: &Connection,
     open: &OpenEpoch,
 ) -> rusqlite::Result<Epoch> {
-    let OpenEpoch { region, left, epoch, beside, now } = open;
+    let OpenEpoch { region, left, epoch, beside, recipients, now } = open;
     let present = state.memory.footing.present.epoch;
     if present != *left || *epoch <= present {
         return Ok(present);
@@ -92,7 +97,7 @@ pub(super) fn open(
     }
     let mut parents = BTreeSet::from([present]);
     parents.extend(beside);
-    let again_from = again_from(conn)?;
+    let again_from = again_from(state, conn, recipients)?;
     conn.execute("UPDATE store_fact SET value = ?1 WHERE name = 'epoch'", [epoch.as_bytes()])?;
     conn.execute(
         "INSERT INTO epoch (region, epoch, parents, opened_at) VALUES (?1, ?2, ?3, ?4)",
@@ -133,16 +138,38 @@ pub(super) fn note_beside(
     Ok(())
 }
 
-/// The place in the feed of the first record that was written when that was said for which some party has not
-/// signed yet.
-fn again_from(conn: &Connection) -> rusqlite::Result<Option<i64>> {
-    conn.query_row(
-        "SELECT min(r.feed_seq) FROM record r WHERE r.received_at >= (
-           SELECT min(o.numbered_at) FROM stream s JOIN outbox o ON o.stream_no = s.stream_no
-           WHERE o.last_seq > coalesce((SELECT min(seq) FROM receipt WHERE stream_no = s.stream_no), 0))",
-        [],
-        |row| row.get(0),
-    )
+/// The first place in the feed of the records of which something was said that some recipient has not signed for.
+fn again_from(
+    state: &State,
+    conn: &Connection,
+    recipients: &Recipients,
+) -> rusqlite::Result<Option<i64>> {
+    let left = state.memory.footing.present.epoch;
+    let mut records = HashSet::new();
+    for (stream, known) in state.memory.streams.iter().filter(|(stream, _)| stream.epoch == left) {
+        let Some(parties) = recipients.get(&(stream.agreement, stream.version)) else { continue };
+        let mut found =
+            conn.prepare_cached("SELECT party, seq FROM receipt WHERE stream_no = ?1")?;
+        let signed: HashMap<String, i64> = found
+            .query_map([known.number], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        let seq = |party: &RegionId| signed.get(party.as_str()).copied().unwrap_or(0);
+        if let Some(all_have) = parties.iter().map(seq).min() {
+            records.extend(outbox::records_behind(conn, stream, known.number, all_have)?);
+        }
+    }
+    let mut first = None;
+    for record in records {
+        let place: Option<i64> = conn
+            .prepare_cached("SELECT feed_seq FROM record WHERE record_id = ?1")?
+            .query_row([record.as_bytes()], |row| row.get(0))
+            .optional()?;
+        first = match (first, place) {
+            (Some(first), Some(place)) => Some(place.min(first)),
+            (first, place) => first.or(place),
+        };
+    }
+    Ok(first)
 }
 
 /// Keeps that an epoch follows others, as the stream that opened it says; tells whether another follows one of
@@ -179,13 +206,14 @@ pub(super) fn note(
     }))
 }
 
+const FEED_SEQ: &str = "SELECT value FROM store_fact WHERE name = 'feed_seq'";
 const HEIGHT: &str = "SELECT max(coalesce((SELECT max(feed_seq) FROM record), 0),
-      coalesce((SELECT max(feed_seq) FROM view), 0), coalesce((SELECT max(feed_seq) FROM erasure), 0))
+      coalesce((SELECT max(feed_seq) FROM view), 0), coalesce((SELECT max(feed_seq) FROM erasure), 0), $1)
     + coalesce((SELECT sum(last_seq) FROM stream), 0) + coalesce((SELECT sum(applied_seq) FROM inbox), 0)";
 
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[HEIGHT];
+pub(super) const STATEMENTS: &[&str] = &[FEED_SEQ, HEIGHT];
 
 impl Store {
     /// The epochs that the present one follows, the lowest first.
@@ -225,6 +253,10 @@ impl Store {
     /// When the store cannot be read.
     #[tracing::instrument(name = "db.height.find", level = "debug", skip_all)]
     pub async fn height(&self) -> Result<u64, ReadError> {
-        Ok(uint(sqlx::query(HEIGHT).fetch_one(&self.readers).await?.try_get(0)?))
+        let kept = sqlx::query(FEED_SEQ).fetch_optional(&self.readers).await?;
+        let kept: Option<Vec<u8>> = kept.map(|row| row.try_get(0)).transpose()?;
+        let kept = kept.and_then(|kept| Some(u64::from_be_bytes(kept.try_into().ok()?)));
+        let height = sqlx::query(HEIGHT).bind(int(kept.unwrap_or(0)));
+        Ok(uint(height.fetch_one(&self.readers).await?.try_get(0)?))
     }
 }

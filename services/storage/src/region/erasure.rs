@@ -31,8 +31,8 @@ pub struct Erasing {
     pub device: Option<DeviceId>,
     /// Fresh random bytes for the words of erasure: one for each stream that this region writes.
     pub salts: Vec<[u8; 16]>,
-    /// How the streams of each agreement version that is in force open: what stands only in an epoch that was left is
-    /// called off there.
+    /// How the streams of each agreement version open of which the region is a party: what stands in an epoch that was
+    /// left is called off in the present one.
     pub openings: Vec<(AgreementId, u32, Opening)>,
     /// What watchers are sent, by the record's kind; opaque here.
     pub encoded: fn(RecordId, Kind) -> Bytes,
@@ -161,20 +161,21 @@ fn from_streams(
             let word = (salt, erase, erasing.expires_at);
             said = runs.push(state, conn, &stream, word, erasing.now)?.seq;
         }
-        said_in.insert(stream.agreement);
+        said_in.insert((stream.agreement, stream.version));
         place.write(conn, &last, said)?;
     }
     for (stream, place) in left {
-        let opening = erasing.openings.iter().find(|(of, ..)| *of == stream.agreement);
-        let Some((agreement, version, opening)) = opening else {
+        let version = (stream.agreement, stream.version);
+        let opening = erasing.openings.iter().find(|(id, of, _)| (*id, *of) == version);
+        let Some((agreement, _, opening)) = opening else {
             place.write(conn, &last, NEVER_SAID)?;
             continue;
         };
         place.write(conn, &last, 0)?;
-        if said_in.insert(*agreement) {
+        if said_in.insert(version) {
             let times = (erasing.expires_at, erasing.now);
-            let stream = StreamId { epoch: present, version: *version, ..stream };
-            runs.open(state, conn, &stream, opening, times)?;
+            let stream = StreamId { epoch: present, ..stream };
+            runs.open_over(state, conn, &stream, opening, times)?;
             let salt = salts.next().ok_or(rusqlite::Error::InvalidQuery)?;
             let word = (salt, erasing.word(&last, *agreement, &[]), erasing.expires_at);
             let said = runs.push(state, conn, &stream, word, erasing.now)?.seq;

@@ -28,16 +28,31 @@ impl Expired {
         self.records.is_empty() && self.views.is_empty() && self.runs.is_empty()
     }
 
+    /// So much of it, and the rest.
+    pub fn split(mut self, most: usize) -> (Self, Self) {
+        let rest = Self {
+            at: self.at,
+            records: self.records.split_off(most.min(self.records.len())),
+            views: self.views.split_off(most.min(self.views.len())),
+            runs: self.runs.split_off(most.min(self.runs.len())),
+        };
+        (self, rest)
+    }
+
     /// Records and views.
     pub fn count(&self) -> usize {
         self.records.len() + self.views.len()
     }
 }
 
-/// Deletes what has had its time, but for the newest place of the feed, which is never given away again.
+/// Deletes what has had its time. How far the feed goes is kept: no place is given to another.
 pub(super) fn run(state: &mut State, conn: &Connection, expired: &Expired) -> rusqlite::Result<()> {
-    let (at, newest) = (expired.at, int(state.memory.feed_seq));
-    for feed_seq in expired.records.iter().filter(|feed_seq| **feed_seq < newest) {
+    let at = expired.at;
+    conn.prepare_cached(
+        "INSERT INTO store_fact (name, value) VALUES ('feed_seq', ?1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+    )?
+    .execute([state.memory.feed_seq.to_be_bytes()])?;
+    for feed_seq in &expired.records {
         let gone: Option<Vec<u8>> = conn
             .prepare_cached("DELETE FROM record WHERE feed_seq = ?1 RETURNING record_id")?
             .query_row([feed_seq], |row| row.get(0))
@@ -47,7 +62,7 @@ pub(super) fn run(state: &mut State, conn: &Connection, expired: &Expired) -> ru
                 .execute([record])?;
         }
     }
-    for feed_seq in expired.views.iter().filter(|feed_seq| **feed_seq < newest) {
+    for feed_seq in &expired.views {
         expire_view(state, conn, *feed_seq)?;
     }
     for (number, last_seq) in &expired.runs {
@@ -55,10 +70,31 @@ pub(super) fn run(state: &mut State, conn: &Connection, expired: &Expired) -> ru
         let stream = state.memory.streams.iter().find(of).map(|(stream, _)| stream.clone());
         let Some(stream) = stream else { continue };
         let range = outbox::expire(conn, &stream, (*number, *last_seq), at)?;
-        state.pending.erased.extend(range.map(|(from, to)| (stream, from, to)));
+        if let Some((from, to)) = range {
+            outdate(conn, (*number, *last_seq), (from, to))?;
+            state.pending.erased.push((stream, from, to));
+        }
     }
     state.unsettled = true;
     state.pending.now = Some(at);
+    Ok(())
+}
+
+/// Has every gateway delete each packaging of a range of a run, as after an erasure, also those that are away now. It
+/// stands behind no erasure: under the run's last entry, below zero.
+fn outdate(
+    conn: &Connection,
+    (number, last_seq): (i64, i64),
+    (from, to): (u64, u64),
+) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM erasure_gateway WHERE feed_seq = ?1 AND stream_no = ?2")?
+        .execute((-last_seq, number))?;
+    conn.prepare_cached(
+        "INSERT INTO erasure_stream (feed_seq, stream_no, from_seq, to_seq, said_seq) VALUES (?1, ?2, ?3, ?4, 0)
+         ON CONFLICT (feed_seq, stream_no) DO UPDATE SET from_seq = min(from_seq, excluded.from_seq),
+           to_seq = max(to_seq, excluded.to_seq)",
+    )?
+    .execute((-last_seq, number, int(from), int(to)))?;
     Ok(())
 }
 
@@ -70,10 +106,10 @@ fn expire_view(state: &mut State, conn: &Connection, feed_seq: i64) -> rusqlite:
     let Some((number, seq, record)) = found else { return Ok(()) };
     let record = RecordId::from_slice(&record).ok_or(rusqlite::Error::InvalidQuery)?;
     let mut inboxes = state.memory.inboxes.values_mut();
-    if let Some(inbox) = inboxes.find(|inbox| inbox.number == number) {
-        if withdrawal::erase(conn, inbox, record, uint(seq), None)? {
-            return Ok(());
-        }
+    if let Some(inbox) = inboxes.find(|inbox| inbox.number == number)
+        && withdrawal::erase(conn, inbox, record, uint(seq), None)?
+    {
+        return Ok(());
     }
     // It came before salts were kept: there is no chain to follow over it.
     conn.prepare_cached(
@@ -83,8 +119,8 @@ fn expire_view(state: &mut State, conn: &Connection, feed_seq: i64) -> rusqlite:
     Ok(())
 }
 
-const RECORDS: &str = "SELECT feed_seq FROM record WHERE expires_at <= $1 AND feed_seq < (SELECT max(feed_seq) FROM record) LIMIT $2";
-const VIEWS: &str = "SELECT feed_seq FROM view WHERE expires_at <= $1 AND feed_seq < (SELECT max(feed_seq) FROM view) LIMIT $2";
+const RECORDS: &str = "SELECT feed_seq FROM record WHERE expires_at <= $1 LIMIT $2";
+const VIEWS: &str = "SELECT feed_seq FROM view WHERE expires_at <= $1 LIMIT $2";
 const RUNS: &str = "SELECT stream_no, last_seq FROM outbox WHERE expires_first <= $1 LIMIT $2";
 
 /// Every statement the readers use here; a test prepares each.

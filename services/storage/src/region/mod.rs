@@ -29,7 +29,7 @@ pub use device::{
     DeviceRow, EnrolVerdict, Enrolment, EnrolmentCode, RevokedDevice, issue_code, revoke_device,
 };
 pub use disclosure::{Disclosure, Watcher};
-pub use epoch::OpenEpoch;
+pub use epoch::{OpenEpoch, Recipients};
 pub use erasure::{ErasedFrom, Erasing, ErasureRow};
 pub use expiry::Expired;
 pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, ViewFound, Views};
@@ -387,6 +387,10 @@ impl Memory {
             [],
             |row| row.get(0),
         )?;
+        let kept = conn
+            .query_row("SELECT value FROM store_fact WHERE name = 'feed_seq'", [], |row| row.get(0))
+            .optional()?;
+        let kept = kept.map_or(0, u64::from_be_bytes);
         let disclosure_hash = conn
             .query_row(
                 "SELECT hash FROM disclosure ORDER BY disclosure_no DESC LIMIT 1",
@@ -396,7 +400,7 @@ impl Memory {
             .optional()?
             .unwrap_or([0; 32]);
         Ok(Self {
-            feed_seq: sqlite::uint(feed_seq),
+            feed_seq: sqlite::uint(feed_seq).max(kept),
             streams: stream::load(conn)?,
             footing: Footing { turns: 0, present: epoch::load(conn)?, in_force: turn::load(conn)? },
             inboxes: apply::load(conn)?,
@@ -416,6 +420,77 @@ impl State {
     }
 }
 
+impl State {
+    /// Does what one job asks for; commits are done together, before.
+    fn run(&mut self, conn: &Connection, job: &mut Job) -> rusqlite::Result<()> {
+        match job {
+            Job::Commit(_) => {}
+            Job::Apply(call) => {
+                let verdict = apply::run(self, conn, &call.input)?;
+                call.set(verdict);
+            }
+            Job::Receipt(call) => {
+                let kept = stream::keep_receipt(self, conn, &call.input)?;
+                call.set(kept);
+            }
+            Job::Disclose(call) => {
+                disclosure::insert(self, conn, &call.input)?;
+                call.set(());
+            }
+            Job::Watchers(call) => {
+                disclosure::set_watchers(self, conn, call.input.0, &call.input.1)?;
+                call.set(());
+            }
+            Job::Code(call) => {
+                device::insert_code(conn, &call.input)?;
+                call.set(());
+            }
+            Job::Enrol(call) => {
+                let verdict = device::enrol(conn, &call.input)?;
+                call.set(verdict);
+            }
+            Job::Revoke(call) => {
+                let found = device::revoke(conn, call.input.0, call.input.1)?;
+                self.pending.revoked.push(call.input.0);
+                call.set(found);
+            }
+            Job::Turn(call) => {
+                turn::begin(self, conn, &call.input)?;
+                call.set(());
+            }
+            Job::TurnPage(call) => {
+                turn::page(self, conn, &call.input)?;
+                call.set(());
+            }
+            Job::Erase(call) => {
+                let found = erasure::run(self, conn, &call.input)?;
+                call.set(found);
+            }
+            Job::Replaced(call) => {
+                erasure::confirm(self, conn, &call.input)?;
+                call.set(());
+            }
+            Job::OpenEpoch(call) => {
+                let present = epoch::open(self, conn, &call.input)?;
+                call.set(present);
+            }
+            Job::NoteBeside(call) => {
+                epoch::note_beside(self, conn, &call.input)?;
+                call.set(());
+            }
+            Job::Release(call) => {
+                let count = release::run(self, conn, &call.input)?;
+                call.set(count);
+            }
+            Job::Expire(call) => {
+                expiry::run(self, conn, &call.input)?;
+                call.set(());
+            }
+        }
+        Ok(())
+    }
+}
+
 impl crate::writer::Apply for State {
     type Job = Job;
 
@@ -424,70 +499,7 @@ impl crate::writer::Apply for State {
         self.two_writers.draw(&mut self.memory.feed_seq);
         commit::run(self, conn, jobs, look)?;
         for job in jobs.iter_mut() {
-            match job {
-                Job::Commit(_) => {}
-                Job::Apply(call) => {
-                    let verdict = apply::run(self, conn, &call.input)?;
-                    call.set(verdict);
-                }
-                Job::Receipt(call) => {
-                    let kept = stream::keep_receipt(self, conn, &call.input)?;
-                    call.set(kept);
-                }
-                Job::Disclose(call) => {
-                    disclosure::insert(self, conn, &call.input)?;
-                    call.set(());
-                }
-                Job::Watchers(call) => {
-                    disclosure::set_watchers(self, conn, call.input.0, &call.input.1)?;
-                    call.set(());
-                }
-                Job::Code(call) => {
-                    device::insert_code(conn, &call.input)?;
-                    call.set(());
-                }
-                Job::Enrol(call) => {
-                    let verdict = device::enrol(conn, &call.input)?;
-                    call.set(verdict);
-                }
-                Job::Revoke(call) => {
-                    let found = device::revoke(conn, call.input.0, call.input.1)?;
-                    self.pending.revoked.push(call.input.0);
-                    call.set(found);
-                }
-                Job::Turn(call) => {
-                    turn::begin(self, conn, &call.input)?;
-                    call.set(());
-                }
-                Job::TurnPage(call) => {
-                    turn::page(self, conn, &call.input)?;
-                    call.set(());
-                }
-                Job::Erase(call) => {
-                    let found = erasure::run(self, conn, &call.input)?;
-                    call.set(found);
-                }
-                Job::Replaced(call) => {
-                    erasure::confirm(self, conn, &call.input)?;
-                    call.set(());
-                }
-                Job::OpenEpoch(call) => {
-                    let present = epoch::open(self, conn, &call.input)?;
-                    call.set(present);
-                }
-                Job::NoteBeside(call) => {
-                    epoch::note_beside(self, conn, &call.input)?;
-                    call.set(());
-                }
-                Job::Release(call) => {
-                    let count = release::run(self, conn, &call.input)?;
-                    call.set(count);
-                }
-                Job::Expire(call) => {
-                    expiry::run(self, conn, &call.input)?;
-                    call.set(());
-                }
-            }
+            self.run(conn, job)?;
         }
         disclosure::note_watched(self, conn)
     }

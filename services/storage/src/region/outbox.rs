@@ -72,12 +72,34 @@ impl Runs {
         let of_version =
             |other: &&StreamId| StreamId { lane: stream.lane, ..(*other).clone() } == *stream;
         let known = state.memory.streams.keys().filter(of_version);
-        let Some(known) =
-            known.min_by_key(|other| (other.lane != stream.lane, other.lane)).cloned()
-        else {
-            return Ok(());
+        let known = known.min_by_key(|other| (other.lane != stream.lane, other.lane)).cloned();
+        let Some(known) = known else {
+            // It was shown in an epoch that was left.
+            self.open_over(state, conn, stream, opening, (*expires_at, now))?;
+            return self.push(state, conn, stream, entry, now).map(drop);
         };
         self.push(state, conn, &known, entry, now).map(drop)
+    }
+
+    /// Opens a stream of a version that may not be in force any more: what stands in an epoch that was left is called
+    /// off there. Nothing is ever shown in it, so no later version ends it.
+    pub(super) fn open_over(
+        &mut self,
+        state: &mut State,
+        conn: &Connection,
+        stream: &StreamId,
+        opening: &Opening,
+        times: (Timestamp, Timestamp),
+    ) -> rusqlite::Result<()> {
+        let known = self.open.contains_key(stream) || state.memory.streams.contains_key(stream);
+        self.open(state, conn, stream, opening, times)?;
+        let in_force = state.memory.footing.in_force.get(&stream.agreement);
+        if !known && in_force.is_some_and(|in_force| *in_force > stream.version) {
+            let start = self.open.get(stream).and_then(|index| self.runs.get(*index));
+            let start = start.map(|(.., run)| run.last());
+            self.ended.extend(start.map(|start| (stream.clone(), start)));
+        }
+        Ok(())
     }
 
     /// Opens a stream that is new, and ends the one whose place it takes.
@@ -296,6 +318,30 @@ pub(super) fn erase(
         .execute((number, last_seq, run.encode()))?;
     }
     Ok(erased)
+}
+
+/// The records of which a stream says something behind a place.
+pub(super) fn records_behind(
+    conn: &Connection,
+    stream: &StreamId,
+    number: i64,
+    after: i64,
+) -> rusqlite::Result<Vec<RecordId>> {
+    let mut found = conn.prepare_cached(
+        "SELECT first_seq, h_before, entries FROM outbox WHERE stream_no = ?1 AND last_seq > ?2",
+    )?;
+    let mut rows = found.query((number, after))?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        let h: Option<[u8; 32]> = row.get(1)?;
+        let seq = uint(row.get(0)?).saturating_sub(1);
+        let before = Position { seq, h: h.unwrap_or_else(|| seal::chain::genesis(stream)) };
+        let entries = decode(before, row.get::<_, Vec<u8>>(2)?.into());
+        let entries = entries.ok_or(rusqlite::Error::InvalidQuery)?;
+        let unsigned = entries.iter().filter(|held| int(held.position.seq) > after);
+        records.extend(unsigned.filter_map(|held| seal::entry::record_of(&held.entry)));
+    }
+    Ok(records)
 }
 
 /// Takes the content of what has had its time out of a run; gives the first and the last of these entries.

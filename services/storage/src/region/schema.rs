@@ -39,6 +39,10 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         number: 8,
         sql: include_str!("../../migrations/sqlite/region/0008_let_entries_expire.sql"),
     },
+    Migration {
+        number: 9,
+        sql: include_str!("../../migrations/sqlite/region/0009_find_what_expires.sql"),
+    },
 ];
 
 /// Makes sure the file is this region's; one that is new begins in `epoch`.

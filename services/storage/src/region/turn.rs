@@ -128,18 +128,19 @@ pub(super) fn begin(state: &mut State, conn: &Connection, turn: &Turn) -> rusqli
     // What the version before had yet to show is shown under this one.
     let unfinished = conn
         .prepare_cached(
-            "SELECT after_seq < through_seq FROM turn WHERE agreement_id = ?1 AND version = ?2",
+            "SELECT again_from FROM turn WHERE agreement_id = ?1 AND version = ?2 AND after_seq < through_seq",
         )?
         .query_row((agreement.as_bytes().as_slice(), known.unwrap_or(0).to_be_bytes()), |row| {
-            row.get::<_, bool>(0)
+            row.get::<_, Option<i64>>(0)
         })
         .optional()?;
-    let shows = *shows_open || *writes && unfinished == Some(true);
+    let shows = *shows_open || *writes && unfinished.is_some();
     let through = if shows { state.memory.feed_seq } else { 0 };
+    let again_from = unfinished.flatten();
     conn.prepare_cached(
-        "INSERT INTO turn (agreement_id, version, after_seq, through_seq) VALUES (?1, ?2, 0, ?3)",
+        "INSERT INTO turn (agreement_id, version, after_seq, through_seq, again_from) VALUES (?1, ?2, 0, ?3, ?4)",
     )?
-    .execute((agreement.as_bytes().as_slice(), version.to_be_bytes(), int(through)))?;
+    .execute((agreement.as_bytes().as_slice(), version.to_be_bytes(), int(through), again_from))?;
     state.memory.footing.in_force.insert(*agreement, *version);
     state.memory.footing.turns += 1;
     state.pending.turned = true;

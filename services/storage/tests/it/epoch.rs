@@ -14,7 +14,9 @@ fn later(n: i64) -> Epoch {
 }
 
 fn opens(left: Epoch, epoch: Epoch) -> OpenEpoch {
-    OpenEpoch { region: slug("xiaonanhai"), left, epoch, beside: Vec::new(), now: NOW }
+    let of = stream("xiaonanhai", Lane::Routine);
+    let recipients = [((of.agreement, of.version), vec![slug("daluba")])].into();
+    OpenEpoch { region: slug("xiaonanhai"), left, epoch, beside: Vec::new(), recipients, now: NOW }
 }
 
 async fn done(world: &World, items: Vec<storage::region::CommitItem>) {
@@ -148,4 +150,26 @@ async fn what_another_copy_has_opened_is_followed_by_the_next() {
     assert_eq!(world.store.parents(), [later(1), later(2)]);
     let world = world.reopened().await;
     assert_eq!((world.store.epochs_beside(), world.store.parents().len()), (Vec::new(), 2));
+}
+
+#[tokio::test]
+async fn what_was_shown_under_an_earlier_version_is_called_off_in_the_new_epoch_too() {
+    let world = World::new().await;
+    let first = stream("xiaonanhai", Lane::Routine);
+    world.store.turn(turn(&first, 1, true)).await.unwrap();
+    done(&world, vec![shown(&first, 1, 1, 1)]).await;
+    world.store.turn(turn(&first, 2, true)).await.unwrap();
+    world.store.open_epoch(opens(epoch(), later(1))).await.unwrap();
+    let first = StreamId { epoch: later(1), ..first };
+    let second = StreamId { version: 2, ..first.clone() };
+    let mut off = shown(&second, 2, 1, 2);
+    let write = off.write.as_mut().unwrap();
+    let mut leave = share(&first, 1, 2);
+    leave.behind_end = true;
+    write.shares.push(leave);
+    done(&world, vec![off]).await;
+    assert_eq!((rows(&world, &first).await.len(), rows(&world, &second).await.len()), (2, 2));
+    // Nothing ends it any more, and what comes after ends the one that is shown in.
+    world.store.turn(turn(&first, 3, false)).await.unwrap();
+    assert_eq!((rows(&world, &first).await.len(), rows(&world, &second).await.len()), (2, 3));
 }
