@@ -110,6 +110,7 @@ impl Home {
             // Another way may have applied all this, and more, in the meantime.
             Ok(applied) if applied.position == after || applied.position.seq > after.seq => {
                 *last = Some((applied.position, applied.parked_count));
+                self.status.applied(&stream);
                 let storage::region::Applied { position, parked_count, .. } = applied;
                 Outcome::Applied { position, parked_count, left }
             }

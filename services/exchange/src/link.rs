@@ -225,6 +225,8 @@ impl Exchange {
         let now = self.home.clock.now();
         let streams = self.home.store.list_streams().await?;
         let inboxes = self.home.store.list_inboxes().await?;
+        let some = inboxes.iter().filter(|row| row.position.seq > 0);
+        some.for_each(|row| self.home.status.applied(&row.stream));
         let applied: Vec<_> =
             inboxes.into_iter().filter(|row| lanes.contains(&row.stream.lane)).collect();
         let welcome = self.greet(lanes, &out, &mut inbound, &applied).await?;

@@ -38,6 +38,8 @@ pub enum Event {
     Receipt(StreamId, RegionId, Position),
     /// The origin has left the epoch of a stream, of which it knows so far.
     Left(StreamId, Position),
+    /// Something of this epoch of an origin was applied, in whatever lane.
+    Opened(RegionId, Epoch),
     /// Time passes.
     Tick(Timestamp),
 }
@@ -147,6 +149,8 @@ pub struct Heard {
 #[derive(Debug)]
 pub struct Receiver {
     streams: BTreeMap<StreamId, Stream>,
+    /// The newest epoch of each origin, as other links know it.
+    opened: BTreeMap<RegionId, Epoch>,
     credit: CreditIn,
     now: Timestamp,
 }
@@ -167,7 +171,7 @@ impl Receiver {
             (id, stream)
         };
         let streams = applied.into_iter().map(of).collect();
-        Self { streams, credit: CreditIn::default(), now }
+        Self { streams, opened: BTreeMap::new(), credit: CreditIn::default(), now }
     }
 
     /// What the next link must know of what this one heard.
@@ -192,6 +196,10 @@ impl Receiver {
             Event::Receipt(stream, party, position) => {
                 let other = self.stream(&stream).differs(party, position);
                 effects.extend(other.then(|| Effect::Alarm(stream, Reason::StreamForked)));
+            }
+            Event::Opened(origin, epoch) => {
+                let newest = self.opened.entry(origin).or_insert(epoch);
+                *newest = epoch.max(*newest);
             }
             Event::Left(stream, position) => self.left(&stream, position, &mut effects),
             Event::Tick(now) => self.tick(now, &mut effects),
@@ -378,8 +386,10 @@ impl Receiver {
         let mut newest: Option<(&RegionId, Epoch)> = None;
         // In their order: an origin's newest epoch comes first.
         for (id, stream) in self.streams.iter_mut().rev() {
-            if stream.applied.seq > 0 && newest.is_none_or(|(origin, _)| *origin != id.origin) {
-                newest = Some((&id.origin, id.epoch));
+            if newest.is_none_or(|(origin, _)| *origin != id.origin) {
+                let here = (stream.applied.seq > 0).then_some(id.epoch);
+                let epoch = here.max(self.opened.get(&id.origin).copied());
+                newest = epoch.map(|epoch| (&id.origin, epoch)).or(newest);
             }
             // Of an epoch that its origin has left nothing more is said; what is missing there stays missing.
             let left = newest != Some((&id.origin, id.epoch));

@@ -259,6 +259,10 @@ impl<'a> Session<'a> {
     fn tick(&mut self, listens: bool) -> Result<(), LinkError> {
         let now = self.link.home.clock.now();
         self.send_event(send::Event::Tick(now));
+        for (origin, epoch) in self.link.home.status.epochs() {
+            let effects = self.receiver.step(receive::Event::Opened(origin, epoch));
+            self.receive_effects(effects);
+        }
         let effects = self.receiver.step(receive::Event::Tick(now));
         self.receive_effects(effects);
         self.show();

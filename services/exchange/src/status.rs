@@ -2,7 +2,7 @@
 
 use crate::link::{LANE_CLASSES, LinkError};
 use crate::receive::Standing;
-use domain::kernel::{GatewayId, Lane, Timestamp};
+use domain::kernel::{Epoch, GatewayId, Lane, RegionId, Timestamp};
 use domain::stream::{Position, StreamId};
 use runtime::ErrorChain;
 use std::collections::{BTreeMap, HashMap};
@@ -26,6 +26,8 @@ pub struct State {
     gateways: BTreeMap<GatewayId, Gateway>,
     /// When the newest head was made.
     head_at: Option<Timestamp>,
+    /// The newest epoch of each origin of which something was applied.
+    epochs: BTreeMap<RegionId, Epoch>,
     /// What a person must look at; empty when nothing was since a link was last opened.
     pub(crate) error: String,
 }
@@ -76,6 +78,19 @@ impl Status {
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         }
         Arc::clone(turns.entry(stream.clone()).or_default())
+    }
+
+    /// Something of an epoch of an origin was applied.
+    pub(crate) fn applied(&self, StreamId { origin, epoch, .. }: &StreamId) {
+        self.with(|state| match state.epochs.get_mut(origin) {
+            Some(newest) => *newest = (*newest).max(*epoch),
+            None => drop(state.epochs.insert(origin.clone(), *epoch)),
+        });
+    }
+
+    /// The newest epoch of each origin of which something was applied.
+    pub(crate) fn epochs(&self) -> BTreeMap<RegionId, Epoch> {
+        self.with(|state| state.epochs.clone())
     }
 
     /// When a head is made now: later than all before it, though the clock may have been set back since. What is

@@ -1,5 +1,5 @@
 use super::*;
-use crate::fixture::{Log, NOW, book, stream};
+use crate::fixture::{Log, NOW, Zeros, book, stream};
 use crate::send::{self, Ready, Sender};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -26,6 +26,26 @@ fn applied(receiver: &mut Receiver, log: &Log, seq: usize) -> Vec<Effect> {
     let outcome =
         Outcome::Applied { position: log.positions[seq], parked_count: 0, left: Vec::new() };
     receiver.step(Event::Taken(routine(), outcome))
+}
+
+#[test]
+fn nothing_is_missed_of_an_epoch_that_was_left_but_what_is_known_to_be_missing() {
+    let late = |left: bool, knows: u64| {
+        let (log, mut receiver) = opened(3);
+        comes(&mut receiver, &log, 1, 2);
+        applied(&mut receiver, &log, 2);
+        if left {
+            // As another link knows: nothing of the next epoch came in this lane.
+            let next = Epoch::mint_after(routine().epoch, NOW, &Zeros);
+            receiver.step(Event::Opened(routine().origin, next));
+        }
+        let position = Position { seq: knows, h: log.positions[2].h };
+        let wanted = told(&receiver.step(Event::Left(routine(), position)));
+        assert_eq!(wanted.len(), usize::from(knows > 2), "a hole by name");
+        let ticked = receiver.step(Event::Tick(NOW.plus_millis(66_000)));
+        told(&ticked).contains(&"late".to_owned())
+    };
+    assert_eq!([late(false, 2), late(true, 2), late(true, 3)], [true, false, true]);
 }
 
 /// Effects in short: `take 1-3`, `want 4`, `receipt 3`, an alarm's reason.

@@ -58,6 +58,22 @@ async fn nothing_is_numbered_any_more_in_an_epoch_that_was_left() {
     assert_eq!(world.store.open_epoch(opens(later(3), later(2))).await, Ok(later(3)));
 }
 
+/// What takes a record back, as it goes over the wire: record id, kind, birth region, revision, count, reason.
+fn leave(of: i64) -> bytes::Bytes {
+    let revision = [&[0x12, 16], epoch().as_bytes().as_slice(), &[0x18, 1]].concat();
+    let leave = [
+        &[0x0a, 16],
+        record(of).as_bytes().as_slice(),
+        &[0x10, 6, 0x1a, 10],
+        b"xiaonanhai",
+        &[0x22, 20],
+        &revision,
+        &[0x28, 2, 0x30, 3],
+    ]
+    .concat();
+    [&[0x1a, u8::try_from(leave.len()).unwrap()], leave.as_slice()].concat().into()
+}
+
 #[tokio::test]
 async fn what_is_open_is_shown_again_and_what_was_taken_back_where_not_all_have_signed_for_it() {
     let world = World::new().await;
@@ -66,7 +82,7 @@ async fn what_is_open_is_shown_again_and_what_was_taken_back_where_not_all_have_
     let at = |seconds: i64| NOW.plus_millis(seconds * 1_000);
     for n in 1..=3 {
         let mut item = shown(&old, n, n, 1);
-        item.write.as_mut().unwrap().received_at = at(n);
+        item.write.as_mut().unwrap().shares[0].entry = leave(n);
         let commit = Commit { turns: world.store.turns(), now: at(n), ..commit(vec![item]) };
         assert_eq!(world.store.commit(commit).await, Ok(CommitVerdict::Done));
     }
