@@ -58,7 +58,10 @@ async fn what_an_older_release_has_set_aside_is_shown_by_one_that_can_use_it() {
         })
     })
     .await;
-    assert!(world.b.log_text().contains("what was set aside is shown now"));
+    until("it says so", ARRIVES, async || {
+        world.b.log_text().contains("what was set aside is shown now")
+    })
+    .await;
     let state = states(desk_b.channel()).await.unwrap();
     assert!(state.streams.iter().all(|row| row.parked_count == 0), "{state:?}");
     // Nothing is left of it, and all goes on.
