@@ -14,7 +14,7 @@ pub const PORT: u16 = 7444;
 pub const METRICS_PORT: u16 = 7491;
 /// A region signs its hello in well under a millisecond; the rest is the line.
 const HELLO_TIMEOUT_MS: u64 = 5_000;
-/// A county of 300 records a day, for ten years; what is more is asked of its origin again.
+/// Some ten million sealed records of 300 bytes; what is more is asked of its origin again.
 const STORED_BYTES_PER_PARTY_MAX: u64 = 4 << 30;
 /// Links are told at once; this is for what still writes.
 const SHUTDOWN_GRACE_S: u64 = 10;

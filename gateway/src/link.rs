@@ -181,11 +181,7 @@ impl<'a> Link<'a> {
                 && self.lanes.contains(stream.lane)
                 && intake::terms_for(&self.shared.book, stream, &self.region).is_ok();
             if receives {
-                self.compare(stream, *applied, &snapshot);
-                let mut receipts = snapshot.receipts.iter();
-                let receipted = receipts.any(|(of, party, at, _)| {
-                    of == stream && *party == self.region && at == applied
-                });
+                let receipted = self.compare(stream, *applied, &snapshot);
                 self.deliver(Event::Applied(stream.clone(), applied.seq, receipted));
             }
         }
@@ -215,13 +211,13 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// A region that shows less than it once signed was restored from a copy; it is believed.
-    fn compare(&self, stream: &StreamId, applied: Position, snapshot: &Snapshot) {
-        let own = snapshot.receipts.iter();
-        let mut own = own.filter(|(of, party, ..)| of == stream && *party == self.region);
-        if let Some((_, _, receipted, _)) = own.next()
-            && applied.seq < receipted.seq
-        {
+    /// A region that shows less than it once signed was restored from a copy; it is believed. Tells whether it has
+    /// signed for just what it shows.
+    fn compare(&self, stream: &StreamId, applied: Position, snapshot: &Snapshot) -> bool {
+        let mut own = snapshot.receipts.iter();
+        let own = own.find(|(of, party, ..)| of == stream && *party == self.region);
+        let Some((_, _, receipted, _)) = own else { return false };
+        if applied.seq < receipted.seq {
             tracing::warn!(
                 stream.origin = %stream.origin,
                 stream.lane = stream.lane.name(),
@@ -231,6 +227,7 @@ impl<'a> Link<'a> {
                 "a recipient went back"
             );
         }
+        *receipted == applied
     }
 
     /// Takes up everything that matters to the peer as it is now.

@@ -2,7 +2,7 @@
 //! its own share. The oldest of what it lacks goes, bulk first; the origin is asked for it when the party is back.
 
 use crate::registry::Registry;
-use domain::kernel::{Lane, RegionId};
+use domain::kernel::RegionId;
 use domain::stream::StreamId;
 use runtime::ErrorChain;
 use std::cmp::Reverse;
@@ -97,8 +97,8 @@ fn plan(mut backlogs: Vec<Backlog>, bytes_max: u64) -> Vec<(Backlog, u64)> {
         return Vec::new();
     }
     let mut excess = total - bytes_max / 4 * 3;
-    let urgency = |lane: Lane| Lane::ALL.iter().position(|other| *other == lane);
-    backlogs.sort_by_key(|backlog| Reverse((urgency(backlog.stream.lane), backlog.bytes)));
+    // The most urgent lane is the least.
+    backlogs.sort_by_key(|backlog| Reverse((backlog.stream.lane, backlog.bytes)));
     let mut goes = Vec::new();
     for backlog in backlogs {
         let frees = backlog.bytes.min(excess);
@@ -131,7 +131,7 @@ async fn reach(store: &Store, backlog: &Backlog, frees: u64) -> Result<u64, Read
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::kernel::{AgreementId, Epoch};
+    use domain::kernel::{AgreementId, Epoch, Lane};
 
     fn backlog(lane: Lane, version: u32, bytes: u64) -> Backlog {
         let stream = StreamId {

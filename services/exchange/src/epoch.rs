@@ -49,12 +49,6 @@ impl Claims {
     }
 }
 
-/// A segment that this region has signed, and whose place is another in this store.
-struct Proof {
-    /// The epochs that the segment's own follows, where it shows that.
-    parents: Vec<Epoch>,
-}
-
 impl Exchange {
     /// Holds what the gateway has of this region's streams against the store. Leaves the epoch when the gateway
     /// shows that there is more of it than this store knows.
@@ -79,16 +73,13 @@ impl Exchange {
             // A gateway can make up as many as it likes, and one of the true ones is enough.
             asked += 1;
             let likely = asked <= ASKED_MAX && home.may_follow(stream.epoch);
-            let proof = match likely {
-                true => self.proof(client, stream, *position).await?,
-                false => None,
-            };
+            let proof = if likely { self.proof(client, stream, *position).await? } else { None };
             match proof {
                 None => {
                     home.alarm(Some(stream), Reason::WentBack);
                     claims.unproved.insert(stream.clone(), *position);
                 }
-                Some(Proof { parents }) if stream.epoch != present => {
+                Some(parents) if stream.epoch != present => {
                     let own = home.store.parents();
                     if !parents.contains(&present) && parents.iter().any(|of| own.contains(of)) {
                         // Until a person has chosen which of the two stays.
@@ -105,13 +96,14 @@ impl Exchange {
         Ok(claims)
     }
 
-    /// Asks for what is not known here; `None` where what comes is not of this region's hand, or known after all.
+    /// Asks for what is not known here: a segment that this region has signed, whose place is another in this store.
+    /// Gives the epochs that its own follows, where it shows that; `None` where there is no such segment.
     async fn proof(
         &self,
         client: &mut ExchangeServiceClient<Channel>,
         stream: &StreamId,
         position: Position,
-    ) -> Result<Option<Proof>, ReadError> {
+    ) -> Result<Option<Vec<Epoch>>, ReadError> {
         let home = &self.home;
         let rows = home.store.list_streams().await?;
         let own = rows.iter().find(|row| row.stream == *stream).map_or(0, |row| row.position.seq);
@@ -133,8 +125,7 @@ impl Exchange {
             let Ok(segment) = Segment::parse(bytes) else { continue };
             let signed = segment.stream() == stream && segment.verify(&public).is_ok();
             if signed && !home.knows(stream, segment.after()).await? {
-                let parents = self.parents(&segment);
-                return Ok(Some(Proof { parents }));
+                return Ok(Some(self.parents(&segment)));
             }
         }
         Ok(None)

@@ -1,6 +1,8 @@
 //! Agreement versions come into force: when their time has come, by the region's clock, the streams of the version
-//! before end, and what is open is shown under the new one. It is shown again in a new epoch too. One task a region, woken by a new book and each second;
-//! what it had not finished when the server stopped it takes up again.
+//! before end, and what is open is shown under the new one. It is shown again in a new epoch too.
+//!
+//! One task a region, woken by a new book and each second; what it had not finished when the server stopped it takes
+//! up again.
 
 use crate::hosted::Hosted;
 use crate::operations::decode_record;

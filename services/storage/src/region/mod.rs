@@ -387,9 +387,7 @@ impl Memory {
             [],
             |row| row.get(0),
         )?;
-        let kept = conn
-            .query_row("SELECT value FROM store_fact WHERE name = 'feed_seq'", [], |row| row.get(0))
-            .optional()?;
+        let kept = conn.query_row(epoch::FEED_SEQ, [], |row| row.get(0)).optional()?;
         let kept = kept.map_or(0, u64::from_be_bytes);
         let disclosure_hash = conn
             .query_row(

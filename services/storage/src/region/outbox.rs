@@ -277,6 +277,29 @@ impl Run {
     }
 }
 
+impl OutboxEntry {
+    /// Leaves the commitment alone; gives it.
+    fn erase(&mut self) -> [u8; 32] {
+        let commitment = seal::chain::commitment(&self.salt, &self.entry);
+        (self.salt, self.entry) = (seal::chain::ERASED, Bytes::copy_from_slice(&commitment));
+        commitment
+    }
+}
+
+/// The place before a run, and its entries, of a row that begins with `first_seq, h_before, entries`.
+fn read(
+    stream: &StreamId,
+    row: &rusqlite::Row<'_>,
+) -> rusqlite::Result<(Position, Vec<OutboxEntry>)> {
+    let h: Option<[u8; 32]> = row.get(1)?;
+    let before = Position {
+        seq: uint(row.get(0)?).saturating_sub(1),
+        h: h.unwrap_or_else(|| seal::chain::genesis(stream)),
+    };
+    let entries = decode(before, row.get::<_, Vec<u8>>(2)?.into());
+    Ok((before, entries.ok_or(rusqlite::Error::InvalidQuery)?))
+}
+
 /// Takes the content of a record out of a stream; gives its entries there, seq and commitment. The chain goes on
 /// leading where it led.
 pub(super) fn erase(
@@ -286,29 +309,20 @@ pub(super) fn erase(
     record: RecordId,
 ) -> rusqlite::Result<Vec<(u64, [u8; 32])>> {
     let mut found = conn.prepare_cached(
-        "SELECT last_seq, first_seq, h_before, entries FROM outbox
+        "SELECT first_seq, h_before, entries, last_seq FROM outbox
          WHERE stream_no = ?1 AND instr(entries, ?2) > 0 ORDER BY last_seq",
     )?;
     // Read before any is written: both go through the same rows.
     let rows: Vec<_> = found
         .query_map((number, record.as_bytes().as_slice()), |row| {
-            let h: Option<[u8; 32]> = row.get(2)?;
-            let before = Position {
-                seq: uint(row.get(1)?).saturating_sub(1),
-                h: h.unwrap_or_else(|| seal::chain::genesis(stream)),
-            };
-            Ok((row.get::<_, i64>(0)?, before, row.get::<_, Vec<u8>>(3)?))
+            Ok((row.get::<_, i64>(3)?, read(stream, row)?))
         })?
         .collect::<Result<_, _>>()?;
     let mut erased = Vec::new();
-    for (last_seq, before, bytes) in rows {
-        let mut entries = decode(before, bytes.into()).ok_or(rusqlite::Error::InvalidQuery)?;
+    for (last_seq, (before, mut entries)) in rows {
         for held in entries.iter_mut() {
             if seal::entry::record_of(&held.entry) == Some(record) {
-                let commitment = seal::chain::commitment(&held.salt, &held.entry);
-                (held.salt, held.entry) =
-                    (seal::chain::ERASED, Bytes::copy_from_slice(&commitment));
-                erased.push((held.position.seq, commitment));
+                erased.push((held.position.seq, held.erase()));
             }
         }
         let run = Run { stream: stream.clone(), before, entries, size: 0 };
@@ -333,11 +347,7 @@ pub(super) fn records_behind(
     let mut rows = found.query((number, after))?;
     let mut records = Vec::new();
     while let Some(row) = rows.next()? {
-        let h: Option<[u8; 32]> = row.get(1)?;
-        let seq = uint(row.get(0)?).saturating_sub(1);
-        let before = Position { seq, h: h.unwrap_or_else(|| seal::chain::genesis(stream)) };
-        let entries = decode(before, row.get::<_, Vec<u8>>(2)?.into());
-        let entries = entries.ok_or(rusqlite::Error::InvalidQuery)?;
+        let (_, entries) = read(stream, row)?;
         let unsigned = entries.iter().filter(|held| int(held.position.seq) > after);
         records.extend(unsigned.filter_map(|held| seal::entry::record_of(&held.entry)));
     }
@@ -351,18 +361,11 @@ pub(super) fn expire(
     run: (i64, i64),
     at: Timestamp,
 ) -> rusqlite::Result<Option<(u64, u64)>> {
-    let found = conn
+    let (before, mut entries) = conn
         .prepare_cached(
             "SELECT first_seq, h_before, entries FROM outbox WHERE stream_no = ?1 AND last_seq = ?2",
         )?
-        .query_row(run, |row| {
-            let h: Option<[u8; 32]> = row.get(1)?;
-            let seq = uint(row.get(0)?).saturating_sub(1);
-            let before = Position { seq, h: h.unwrap_or_else(|| seal::chain::genesis(stream)) };
-            Ok((before, row.get::<_, Vec<u8>>(2)?))
-        })?;
-    let (before, bytes) = found;
-    let mut entries = decode(before, bytes.into()).ok_or(rusqlite::Error::InvalidQuery)?;
+        .query_row(run, |row| read(stream, row))?;
     let (mut range, mut next): (Option<(u64, u64)>, Option<i64>) = (None, None);
     for held in &mut entries {
         // What opens and ends a stream, and says that a record was erased, stays for as long as the stream.
@@ -374,8 +377,7 @@ pub(super) fn expire(
             next = Some(next.map_or(expires, |next| next.min(expires)));
             continue;
         }
-        let commitment = seal::chain::commitment(&held.salt, &held.entry);
-        (held.salt, held.entry) = (seal::chain::ERASED, Bytes::copy_from_slice(&commitment));
+        held.erase();
         let seq = held.position.seq;
         range = Some((range.map_or(seq, |(from, _)| from), seq));
     }
