@@ -25,6 +25,7 @@ mod main_job;
 mod malformed;
 mod metrics;
 mod otlp;
+mod ownership;
 mod parked;
 mod peer_python;
 mod restore;

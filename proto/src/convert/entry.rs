@@ -1,6 +1,7 @@
 //! What is numbered in a stream.
 
 use super::kernel::{encode_id, revision};
+use super::transfer::{Word, chain, encode_chain};
 use super::view::{ENTRY_VIEW, ViewHead, check};
 use super::{Door, Path, Rules};
 use crate::exchange::v1::{self as pb, entry::Entry as Wire};
@@ -31,8 +32,10 @@ pub enum Entry {
     },
     /// Another version of the agreement has come into force.
     End,
-    /// A record was erased.
-    Erase(Erase),
+    /// A record was erased; how it came to its owner, not verified.
+    Erase(Erase, Vec<Vec<u8>>),
+    /// A word on who owns a record.
+    Transfer(Word),
     /// What is needed to file a view, and the view as it came: an encoded [`kernel_pb::View`].
     View(ViewHead, Bytes),
     /// A record is no longer shown.
@@ -49,6 +52,8 @@ pub enum Entry {
         share_n: u64,
         /// Why.
         reason: LeaveReason,
+        /// How it came to its owner, and with `Transferred` where it went; not verified.
+        transfers: Vec<Vec<u8>>,
     },
 }
 
@@ -92,11 +97,17 @@ pub fn encode_leave(meta: &RecordMeta, leave: &Leave) -> Bytes {
         revision: Some((&meta.revision).into()),
         share_n: *share_n,
         reason: reason.code(),
+        transfers: encode_chain(&meta.transfers),
     }))
 }
 
-/// The bytes of a word of erasure.
-pub fn encode_erase(erase: &Erase) -> Bytes {
+/// The bytes of a word on who owns a record.
+pub fn encode_transfer(word: Word) -> Bytes {
+    encode(Wire::Transfer(word.into()))
+}
+
+/// The bytes of a word of erasure; `transfers` is how the record came to its owner.
+pub fn encode_erase(erase: &Erase, transfers: &[Vec<u8>]) -> Bytes {
     let Erase { record_id, kind, birth_region, revision, share_n, reason, entries } = erase;
     let entry = |(seq, commitment): &(u64, [u8; 32])| pb::ErasedEntry {
         seq: *seq,
@@ -110,6 +121,7 @@ pub fn encode_erase(erase: &Erase) -> Bytes {
         share_n: *share_n,
         reason: reason.code(),
         entries: entries.iter().map(entry).collect(),
+        transfers: encode_chain(transfers),
     }))
 }
 
@@ -141,6 +153,8 @@ struct EntryAsSent {
     end: Option<pb::End>,
     #[prost(message, optional, tag = "5")]
     erase: Option<pb::Erase>,
+    #[prost(message, optional, tag = "6")]
+    transfer: Option<pb::Transfer>,
 }
 
 /// Reads an entry.
@@ -152,21 +166,27 @@ pub fn decode(entry: Bytes) -> Result<Entry, Reason> {
         return Err(Reason::LimitExceeded);
     }
     let sent = EntryAsSent::decode(entry).map_err(|_| Reason::EntryUnreadable)?;
-    // Of the five, one.
-    match (sent.start, sent.view, sent.leave, sent.end, sent.erase) {
-        (Some(start), None, None, None, None) => self::start(start),
-        (None, Some(bytes), None, None, None) => {
-            let view = kernel_pb::View::decode(bytes.clone());
-            let head = check(view.map_err(|_| Reason::EntryUnreadable)?);
-            Ok(Entry::View(head.map_err(|refusal| refusal.reason)?, bytes))
-        }
-        (None, None, Some(leave), None, None) => self::leave(leave),
-        (None, None, None, Some(_), None) => Ok(Entry::End),
-        (None, None, None, None, Some(erase)) => self::erase(erase),
+    let EntryAsSent { start, view, leave, end, erase, transfer } = sent;
+    let set = [start.is_some(), view.is_some(), leave.is_some(), end.is_some(), erase.is_some()];
+    match set.into_iter().chain([transfer.is_some()]).filter(|set| *set).count() {
+        1 => {}
         // A newer origin's control entry is a field this release does not know, so none is set.
-        (None, None, None, None, None) => Err(Reason::KindUnknown),
-        _ => Err(Reason::EntryUnreadable),
+        0 => return Err(Reason::KindUnknown),
+        _ => return Err(Reason::EntryUnreadable),
     }
+    if let Some(bytes) = view {
+        let view = kernel_pb::View::decode(bytes.clone());
+        let head = check(view.map_err(|_| Reason::EntryUnreadable)?);
+        return Ok(Entry::View(head.map_err(|refusal| refusal.reason)?, bytes));
+    }
+    let start = start.map(self::start).or_else(|| leave.map(self::leave));
+    let erased = || erase.map(self::erase).or_else(|| transfer.map(self::transfer));
+    start.or_else(erased).unwrap_or(Ok(Entry::End))
+}
+
+fn transfer(transfer: pb::Transfer) -> Result<Entry, Reason> {
+    let word = transfer.word.ok_or(Reason::KindUnknown)?;
+    super::transfer::word(word).map(Entry::Transfer)
 }
 
 fn start(start: pb::Start) -> Result<Entry, Reason> {
@@ -188,7 +208,8 @@ fn start(start: pb::Start) -> Result<Entry, Reason> {
 }
 
 fn erase(erase: pb::Erase) -> Result<Entry, Reason> {
-    let pb::Erase { record_id, kind, birth_region, revision, share_n, reason, entries } = erase;
+    let pb::Erase { record_id, kind, birth_region, revision, share_n, reason, entries, transfers } =
+        erase;
     let kind = Kind::try_from(kind).map_err(|_| Reason::KindUnknown)?;
     let mut door = Door::new(Rules::Store);
     let at = Path::from("erase");
@@ -203,33 +224,30 @@ fn erase(erase: pb::Erase) -> Result<Entry, Reason> {
     if entries.as_ref().is_some_and(|entries| !entries.is_sorted_by(|(a, _), (b, _)| a < b)) {
         door.refuse::<()>(at.field("entries"), "must ascend");
     }
+    let transfers = chain(&mut door, at.field("transfers"), transfers);
     let value = (|| {
         let (record_id, birth_region, revision, share_n) = named?;
         let (reason, entries) = (reason?, entries?);
-        Some(Entry::Erase(Erase {
-            record_id,
-            kind,
-            birth_region,
-            revision,
-            share_n,
-            reason,
-            entries,
-        }))
+        let erase = Erase { record_id, kind, birth_region, revision, share_n, reason, entries };
+        Some(Entry::Erase(erase, transfers?))
     })();
     door.finish(value).map_err(|_| Reason::FieldInvalid)
 }
 
 fn leave(leave: pb::Leave) -> Result<Entry, Reason> {
-    let pb::Leave { record_id, kind, birth_region, revision, share_n, reason } = leave;
+    let pb::Leave { record_id, kind, birth_region, revision, share_n, reason, transfers } = leave;
     let kind = Kind::try_from(kind).map_err(|_| Reason::KindUnknown)?;
     let mut door = Door::new(Rules::Store);
     let at = Path::from("leave");
     let named = named(&mut door, at, (&record_id, &birth_region, revision, share_n));
     let reason = door.code(at.field("reason"), reason);
+    let transfers = chain(&mut door, at.field("transfers"), transfers);
     let value = (|| {
         let (record_id, birth_region, revision, share_n) = named?;
-        let reason = reason?;
-        Some(Entry::Leave { record_id, kind, birth_region, revision, share_n, reason })
+        let (reason, transfers) = (reason?, transfers?);
+        let entry =
+            Entry::Leave { record_id, kind, birth_region, revision, share_n, reason, transfers };
+        Some(entry)
     })();
     door.finish(value).map_err(|_| Reason::FieldInvalid)
 }

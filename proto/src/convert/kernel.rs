@@ -173,6 +173,7 @@ impl From<&RecordMeta> for pb::RecordMeta {
             external_ref,
             retention_class,
             expires_at,
+            transfers,
         } = meta;
         Self {
             record_id: encode_id(record_id.as_bytes()),
@@ -191,6 +192,7 @@ impl From<&RecordMeta> for pb::RecordMeta {
             external_ref: external_ref.as_ref().map(Into::into),
             retention_class: retention_class.code(),
             expire_time: Some(encode_time(*expires_at)),
+            transfers: super::transfer::encode_chain(transfers),
         }
     }
 }
@@ -223,6 +225,7 @@ pub(super) fn meta(door: &mut Door, at: Path<'_>, meta: pb::RecordMeta) -> Optio
         external_ref,
         retention_class,
         expire_time,
+        transfers,
     } = meta;
     let record_id = door.id(at.field("record_id"), &record_id, RecordId::from_slice);
     let kind = door.code(at.field("kind"), kind);
@@ -246,6 +249,7 @@ pub(super) fn meta(door: &mut Door, at: Path<'_>, meta: pb::RecordMeta) -> Optio
     let external_ref = door.optional(at.field("external_ref"), external_ref, self::external_ref);
     let retention_class = door.code(at.field("retention_class"), retention_class);
     let expires_at = door.time(at.field("expire_time"), expire_time);
+    let transfers = super::transfer::chain(door, at.field("transfers"), transfers);
     Some(RecordMeta {
         record_id: record_id?,
         kind: kind?,
@@ -264,5 +268,6 @@ pub(super) fn meta(door: &mut Door, at: Path<'_>, meta: pb::RecordMeta) -> Optio
         external_ref: external_ref?,
         retention_class: retention_class?,
         expires_at: expires_at?,
+        transfers: transfers?,
     })
 }

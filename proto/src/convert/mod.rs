@@ -22,6 +22,7 @@ pub mod record;
 pub mod risk;
 pub mod stream;
 pub mod track;
+pub mod transfer;
 pub mod view;
 
 pub use door::{Door, Path, Rules};

@@ -43,6 +43,8 @@ pub struct ViewHead {
     pub occurred_at: Timestamp,
     /// When it is deleted at the latest.
     pub expires_at: Timestamp,
+    /// How it came to its owner: signed acceptances, not verified.
+    pub transfers: Vec<Vec<u8>>,
     /// The level, where the kind has one and it is shown.
     pub level: Option<EmergencyLevel>,
     /// The category, where the kind has one and it is shown.
@@ -217,6 +219,7 @@ pub fn check(view: pb::View) -> Result<ViewHead, Refusal> {
         unverified,
         occurred_at: meta.occurred_at,
         expires_at: meta.expires_at,
+        transfers: meta.transfers,
         level,
         category,
     })

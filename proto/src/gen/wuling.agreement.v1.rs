@@ -196,6 +196,8 @@ pub enum Grant {
     RiverForest = 4,
     /// Calls for help.
     Sos = 5,
+    /// Events may be handed over: their owner offers them to a party, which becomes their owner if it accepts.
+    Transfer = 6,
 }
 impl Grant {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -210,6 +212,7 @@ impl Grant {
             Self::EventDetail => "GRANT_EVENT_DETAIL",
             Self::RiverForest => "GRANT_RIVER_FOREST",
             Self::Sos => "GRANT_SOS",
+            Self::Transfer => "GRANT_TRANSFER",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -221,6 +224,7 @@ impl Grant {
             "GRANT_EVENT_DETAIL" => Some(Self::EventDetail),
             "GRANT_RIVER_FOREST" => Some(Self::RiverForest),
             "GRANT_SOS" => Some(Self::Sos),
+            "GRANT_TRANSFER" => Some(Self::Transfer),
             _ => None,
         }
     }
@@ -2020,6 +2024,850 @@ pub mod agreement_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "wuling.agreement.v1.AgreementService";
     impl<T> tonic::server::NamedService for AgreementServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// An offer, and what came of it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Transfer {
+    /// SHA-256 of the signed offer, 32 bytes: names it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub offer_sha256: ::prost::bytes::Bytes,
+    /// Which way the record goes.
+    #[prost(enumeration = "TransferDirection", tag = "2")]
+    pub direction: i32,
+    /// How it stands.
+    #[prost(enumeration = "TransferState", tag = "3")]
+    pub state: i32,
+    /// The record, 16 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub record_id: ::prost::bytes::Bytes,
+    /// Kind of the record.
+    #[prost(enumeration = "super::super::kernel::v1::Kind", tag = "5")]
+    pub kind: i32,
+    /// Where the record was born, slug of 1 to 63 bytes.
+    #[prost(string, tag = "6")]
+    pub birth_region: ::prost::alloc::string::String,
+    /// The region that offers, slug of 1 to 63 bytes.
+    #[prost(string, tag = "7")]
+    pub from_region: ::prost::alloc::string::String,
+    /// The region that it is offered to, slug of 1 to 63 bytes.
+    #[prost(string, tag = "8")]
+    pub to_region: ::prost::alloc::string::String,
+    /// The agreement that grants it, 16 bytes.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub agreement_id: ::prost::bytes::Bytes,
+    /// The revision that is offered.
+    #[prost(message, optional, tag = "10")]
+    pub revision: ::core::option::Option<super::super::kernel::v1::Revision>,
+    /// When it was offered.
+    #[prost(message, optional, tag = "11")]
+    pub offer_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When this region decided, or heard; absent before.
+    #[prost(message, optional, tag = "12")]
+    pub decide_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why it was returned; unspecified otherwise.
+    #[prost(enumeration = "super::super::exchange::v1::ReturnReason", tag = "13")]
+    pub return_reason: i32,
+    /// The record as it is offered to this region, until it has decided.
+    #[prost(message, optional, tag = "14")]
+    pub record: ::core::option::Option<super::super::kernel::v1::Record>,
+}
+/// Offers a record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OfferRecordRequest {
+    /// The record, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record_id: ::prost::bytes::Bytes,
+    /// The revision that the caller has seen; absent: whatever stands.
+    #[prost(message, optional, tag = "2")]
+    pub etag: ::core::option::Option<super::super::kernel::v1::Revision>,
+    /// The region that shall own it, slug of 1 to 63 bytes.
+    #[prost(string, tag = "3")]
+    pub to_region: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "4")]
+    pub purpose: i32,
+}
+/// The offer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OfferRecordResponse {
+    /// The offer.
+    #[prost(message, optional, tag = "1")]
+    pub transfer: ::core::option::Option<Transfer>,
+}
+/// Asks for an offered record back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecallOfferRequest {
+    /// The offer, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub offer_sha256: ::prost::bytes::Bytes,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "2")]
+    pub purpose: i32,
+}
+/// The offer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecallOfferResponse {
+    /// The offer.
+    #[prost(message, optional, tag = "1")]
+    pub transfer: ::core::option::Option<Transfer>,
+}
+/// Accepts an offered record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptOfferRequest {
+    /// The offer, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub offer_sha256: ::prost::bytes::Bytes,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "2")]
+    pub purpose: i32,
+}
+/// The offer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AcceptOfferResponse {
+    /// The offer.
+    #[prost(message, optional, tag = "1")]
+    pub transfer: ::core::option::Option<Transfer>,
+}
+/// Does not take an offered record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReturnOfferRequest {
+    /// The offer, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub offer_sha256: ::prost::bytes::Bytes,
+    /// Why: NOT_HERE, NOT_COMPETENT or INCOMPLETE.
+    #[prost(enumeration = "super::super::exchange::v1::ReturnReason", tag = "2")]
+    pub reason: i32,
+    /// Why the caller does this.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "3")]
+    pub purpose: i32,
+}
+/// The offer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReturnOfferResponse {
+    /// The offer.
+    #[prost(message, optional, tag = "1")]
+    pub transfer: ::core::option::Option<Transfer>,
+}
+/// Asks for offers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTransfersRequest {
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "1")]
+    pub purpose: i32,
+}
+/// Offers by and to this region.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTransfersResponse {
+    /// The newest 1,000, the newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub transfers: ::prost::alloc::vec::Vec<Transfer>,
+}
+/// Which way a record goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TransferDirection {
+    /// Never told.
+    Unspecified = 0,
+    /// From this region to another.
+    Out = 1,
+    /// From another region to this.
+    In = 2,
+}
+impl TransferDirection {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TRANSFER_DIRECTION_UNSPECIFIED",
+            Self::Out => "TRANSFER_DIRECTION_OUT",
+            Self::In => "TRANSFER_DIRECTION_IN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TRANSFER_DIRECTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "TRANSFER_DIRECTION_OUT" => Some(Self::Out),
+            "TRANSFER_DIRECTION_IN" => Some(Self::In),
+            _ => None,
+        }
+    }
+}
+/// How an offer stands, as far as this region knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TransferState {
+    /// Never told.
+    Unspecified = 0,
+    /// The other has not decided.
+    Offered = 1,
+    /// The owner has asked for it back, and does not know yet whether the other has decided before.
+    Recalled = 2,
+    /// The other owns it.
+    Accepted = 3,
+    /// The owner has it back.
+    Returned = 4,
+}
+impl TransferState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TRANSFER_STATE_UNSPECIFIED",
+            Self::Offered => "TRANSFER_STATE_OFFERED",
+            Self::Recalled => "TRANSFER_STATE_RECALLED",
+            Self::Accepted => "TRANSFER_STATE_ACCEPTED",
+            Self::Returned => "TRANSFER_STATE_RETURNED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TRANSFER_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TRANSFER_STATE_OFFERED" => Some(Self::Offered),
+            "TRANSFER_STATE_RECALLED" => Some(Self::Recalled),
+            "TRANSFER_STATE_ACCEPTED" => Some(Self::Accepted),
+            "TRANSFER_STATE_RETURNED" => Some(Self::Returned),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+#[cfg(feature = "rpc")]
+pub mod transfer_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// How a record changes its owner: offered by the one, accepted or returned by the other.
+    #[derive(Debug, Clone)]
+    pub struct TransferServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl TransferServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> TransferServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> TransferServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            TransferServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Offers an event of this region to a party of an agreement that grants it. Until the other has decided nobody
+        /// changes the event: what phones send waits. Offered again to the same region, it gives the offer that stands.
+        pub async fn offer_record(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OfferRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OfferRecordResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.TransferService/OfferRecord",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("wuling.agreement.v1.TransferService", "OfferRecord"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Asks for an offered record back. What the other has decided before stands.
+        pub async fn recall_offer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RecallOfferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RecallOfferResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.TransferService/RecallOffer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("wuling.agreement.v1.TransferService", "RecallOffer"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Becomes the owner of a record that is offered to this region.
+        pub async fn accept_offer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AcceptOfferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AcceptOfferResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.TransferService/AcceptOffer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("wuling.agreement.v1.TransferService", "AcceptOffer"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Does not take a record that is offered to this region; its owner goes on with it.
+        pub async fn return_offer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReturnOfferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReturnOfferResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.TransferService/ReturnOffer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("wuling.agreement.v1.TransferService", "ReturnOffer"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Offers by and to this region, the newest first.
+        pub async fn list_transfers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTransfersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTransfersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.TransferService/ListTransfers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.TransferService",
+                        "ListTransfers",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "rpc")]
+pub mod transfer_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with TransferServiceServer.
+    #[async_trait]
+    pub trait TransferService: std::marker::Send + std::marker::Sync + 'static {
+        /// Offers an event of this region to a party of an agreement that grants it. Until the other has decided nobody
+        /// changes the event: what phones send waits. Offered again to the same region, it gives the offer that stands.
+        async fn offer_record(
+            &self,
+            request: tonic::Request<super::OfferRecordRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OfferRecordResponse>,
+            tonic::Status,
+        >;
+        /// Asks for an offered record back. What the other has decided before stands.
+        async fn recall_offer(
+            &self,
+            request: tonic::Request<super::RecallOfferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RecallOfferResponse>,
+            tonic::Status,
+        >;
+        /// Becomes the owner of a record that is offered to this region.
+        async fn accept_offer(
+            &self,
+            request: tonic::Request<super::AcceptOfferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AcceptOfferResponse>,
+            tonic::Status,
+        >;
+        /// Does not take a record that is offered to this region; its owner goes on with it.
+        async fn return_offer(
+            &self,
+            request: tonic::Request<super::ReturnOfferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReturnOfferResponse>,
+            tonic::Status,
+        >;
+        /// Offers by and to this region, the newest first.
+        async fn list_transfers(
+            &self,
+            request: tonic::Request<super::ListTransfersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTransfersResponse>,
+            tonic::Status,
+        >;
+    }
+    /// How a record changes its owner: offered by the one, accepted or returned by the other.
+    #[derive(Debug)]
+    pub struct TransferServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> TransferServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for TransferServiceServer<T>
+    where
+        T: TransferService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/wuling.agreement.v1.TransferService/OfferRecord" => {
+                    #[allow(non_camel_case_types)]
+                    struct OfferRecordSvc<T: TransferService>(pub Arc<T>);
+                    impl<
+                        T: TransferService,
+                    > tonic::server::UnaryService<super::OfferRecordRequest>
+                    for OfferRecordSvc<T> {
+                        type Response = super::OfferRecordResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OfferRecordRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TransferService>::offer_record(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OfferRecordSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.TransferService/RecallOffer" => {
+                    #[allow(non_camel_case_types)]
+                    struct RecallOfferSvc<T: TransferService>(pub Arc<T>);
+                    impl<
+                        T: TransferService,
+                    > tonic::server::UnaryService<super::RecallOfferRequest>
+                    for RecallOfferSvc<T> {
+                        type Response = super::RecallOfferResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RecallOfferRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TransferService>::recall_offer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RecallOfferSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.TransferService/AcceptOffer" => {
+                    #[allow(non_camel_case_types)]
+                    struct AcceptOfferSvc<T: TransferService>(pub Arc<T>);
+                    impl<
+                        T: TransferService,
+                    > tonic::server::UnaryService<super::AcceptOfferRequest>
+                    for AcceptOfferSvc<T> {
+                        type Response = super::AcceptOfferResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AcceptOfferRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TransferService>::accept_offer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AcceptOfferSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.TransferService/ReturnOffer" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReturnOfferSvc<T: TransferService>(pub Arc<T>);
+                    impl<
+                        T: TransferService,
+                    > tonic::server::UnaryService<super::ReturnOfferRequest>
+                    for ReturnOfferSvc<T> {
+                        type Response = super::ReturnOfferResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReturnOfferRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TransferService>::return_offer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReturnOfferSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.TransferService/ListTransfers" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTransfersSvc<T: TransferService>(pub Arc<T>);
+                    impl<
+                        T: TransferService,
+                    > tonic::server::UnaryService<super::ListTransfersRequest>
+                    for ListTransfersSvc<T> {
+                        type Response = super::ListTransfersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTransfersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TransferService>::list_transfers(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTransfersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for TransferServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "wuling.agreement.v1.TransferService";
+    impl<T> tonic::server::NamedService for TransferServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

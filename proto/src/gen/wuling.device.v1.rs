@@ -283,7 +283,7 @@ pub struct ViewSource {
     pub unconfirmed: bool,
 }
 /// A revision of a record of this region, or a view of a neighbour's.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Change {
     /// Place in the feed, to go on from.
     #[prost(message, optional, tag = "1")]
@@ -295,7 +295,7 @@ pub struct Change {
 /// Nested message and enum types in `Change`.
 pub mod change {
     /// What changed.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Subject {
         /// A record of this region; revisions that were replaced meanwhile may be left out.
         #[prost(message, tag = "2")]
@@ -309,7 +309,7 @@ pub mod change {
     }
 }
 /// A view and where it came from.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NeighbourView {
     /// The view.
     #[prost(message, optional, tag = "1")]

@@ -35,7 +35,7 @@ pub struct StreamPosition {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Entry {
     /// Exactly one; an entry of another kind is parked.
-    #[prost(oneof = "entry::Entry", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "entry::Entry", tags = "1, 2, 3, 4, 5, 6")]
     pub entry: ::core::option::Option<entry::Entry>,
 }
 /// Nested message and enum types in `Entry`.
@@ -58,6 +58,9 @@ pub mod entry {
         /// A record was erased; its entries in this stream are to be, by everybody.
         #[prost(message, tag = "5")]
         Erase(super::Erase),
+        /// A word on who owns a record from now on.
+        #[prost(message, tag = "6")]
+        Transfer(super::Transfer),
     }
 }
 /// Opens a stream.
@@ -106,7 +109,7 @@ pub struct End {
     pub successor_sha256: ::prost::bytes::Bytes,
 }
 /// A record is no longer shown.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Leave {
     /// The record, 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
@@ -126,6 +129,9 @@ pub struct Leave {
     /// Why.
     #[prost(enumeration = "LeaveReason", tag = "6")]
     pub reason: i32,
+    /// As in RecordMeta; with TRANSFERRED one more, which says to whom.
+    #[prost(message, repeated, tag = "7")]
+    pub transfers: ::prost::alloc::vec::Vec<super::super::kernel::v1::SignedObject>,
 }
 /// A record was erased. Who receives it deletes payload and salt of these entries from its live store within 24
 /// hours, keeps their commitments, and shows the record no more. Its receipt up to here says that it has.
@@ -153,6 +159,109 @@ pub struct Erase {
     /// streams of epochs that were left.
     #[prost(message, repeated, tag = "7")]
     pub entries: ::prost::alloc::vec::Vec<ErasedEntry>,
+    /// As in RecordMeta.
+    #[prost(message, repeated, tag = "8")]
+    pub transfers: ::prost::alloc::vec::Vec<super::super::kernel::v1::SignedObject>,
+}
+/// A word on who owns a record from now on. The party that it does not concern passes it over.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Transfer {
+    /// Exactly one.
+    #[prost(oneof = "transfer::Word", tags = "1, 2, 3, 4")]
+    pub word: ::core::option::Option<transfer::Word>,
+}
+/// Nested message and enum types in `Transfer`.
+pub mod transfer {
+    /// Exactly one.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Word {
+        /// The owner offers the record.
+        #[prost(message, tag = "1")]
+        Offer(super::SealedOffer),
+        /// The owner asks for it back; what the other has decided before stands.
+        #[prost(message, tag = "2")]
+        Recall(super::Recall),
+        /// An Accept, signed: the other owns the record.
+        #[prost(message, tag = "3")]
+        Accept(super::super::super::kernel::v1::SignedObject),
+        /// The other does not take it.
+        #[prost(message, tag = "4")]
+        Return(super::Return),
+    }
+}
+/// An offer, with the record sealed to the region that it is offered to.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SealedOffer {
+    /// An Offer, signed by the owner.
+    #[prost(message, optional, tag = "1")]
+    pub offer: ::core::option::Option<super::super::kernel::v1::SignedObject>,
+    /// HPKE: encapsulated key, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub enc: ::prost::bytes::Bytes,
+    /// The encoded kernel.v1.Record without author_ref, sealed; at most 72 KiB.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub sealed: ::prost::bytes::Bytes,
+}
+/// The owner offers a record to another region. Body of a SignedObject, tag `offer`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Offer {
+    /// The record, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record_id: ::prost::bytes::Bytes,
+    /// Kind of the record.
+    #[prost(enumeration = "super::super::kernel::v1::Kind", tag = "2")]
+    pub kind: i32,
+    /// Region where it was born.
+    #[prost(string, tag = "3")]
+    pub birth_region: ::prost::alloc::string::String,
+    /// The revision that is offered.
+    #[prost(message, optional, tag = "4")]
+    pub revision: ::core::option::Option<super::super::kernel::v1::Revision>,
+    /// The owner, who signs.
+    #[prost(string, tag = "5")]
+    pub from_region: ::prost::alloc::string::String,
+    /// Who may accept it.
+    #[prost(string, tag = "6")]
+    pub to_region: ::prost::alloc::string::String,
+    /// The agreement that grants it, 16 bytes.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub agreement_id: ::prost::bytes::Bytes,
+    /// SHA-256 of the sealed record, 32 bytes.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub sealed_sha256: ::prost::bytes::Bytes,
+    /// When it was signed.
+    #[prost(message, optional, tag = "9")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// The other region owns the record from now on. Body of a SignedObject, tag `accept`, signed by that region.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Accept {
+    /// The Offer, as its owner signed it.
+    #[prost(message, optional, tag = "1")]
+    pub offer: ::core::option::Option<super::super::kernel::v1::SignedObject>,
+    /// Its first revision there: `t` and `n` one higher than offered, the epoch its own.
+    #[prost(message, optional, tag = "2")]
+    pub revision: ::core::option::Option<super::super::kernel::v1::Revision>,
+    /// When it was signed.
+    #[prost(message, optional, tag = "3")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// The owner asks for an offered record back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recall {
+    /// SHA-256 of the body of the Offer, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub offer_sha256: ::prost::bytes::Bytes,
+}
+/// An offered record is not taken; its owner goes on with it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Return {
+    /// SHA-256 of the body of the Offer, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub offer_sha256: ::prost::bytes::Bytes,
+    /// Why.
+    #[prost(enumeration = "ReturnReason", tag = "2")]
+    pub reason: i32,
 }
 /// What stays of an erased entry.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -422,6 +531,8 @@ pub enum LeaveReason {
     Place = 4,
     /// It is called off or over, and the party is none of the version in force.
     Over = 5,
+    /// Another region owns it now; what that one shows of it comes from there.
+    Transferred = 6,
 }
 impl LeaveReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -436,6 +547,7 @@ impl LeaveReason {
             Self::Approval => "LEAVE_REASON_APPROVAL",
             Self::Place => "LEAVE_REASON_PLACE",
             Self::Over => "LEAVE_REASON_OVER",
+            Self::Transferred => "LEAVE_REASON_TRANSFERRED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -447,6 +559,7 @@ impl LeaveReason {
             "LEAVE_REASON_APPROVAL" => Some(Self::Approval),
             "LEAVE_REASON_PLACE" => Some(Self::Place),
             "LEAVE_REASON_OVER" => Some(Self::Over),
+            "LEAVE_REASON_TRANSFERRED" => Some(Self::Transferred),
             _ => None,
         }
     }
@@ -484,6 +597,47 @@ impl EraseReason {
             "ERASE_REASON_MISTAKEN" => Some(Self::Mistaken),
             "ERASE_REASON_PRIVACY" => Some(Self::Privacy),
             "ERASE_REASON_ORDER" => Some(Self::Order),
+            _ => None,
+        }
+    }
+}
+/// Why an offered record is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ReturnReason {
+    /// Refused.
+    Unspecified = 0,
+    /// It does not lie where this region answers for it.
+    NotHere = 1,
+    /// It is a matter for others than those who would have to handle it here.
+    NotCompetent = 2,
+    /// More must be known first.
+    Incomplete = 3,
+    /// The owner has asked for it back.
+    Recalled = 4,
+}
+impl ReturnReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RETURN_REASON_UNSPECIFIED",
+            Self::NotHere => "RETURN_REASON_NOT_HERE",
+            Self::NotCompetent => "RETURN_REASON_NOT_COMPETENT",
+            Self::Incomplete => "RETURN_REASON_INCOMPLETE",
+            Self::Recalled => "RETURN_REASON_RECALLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RETURN_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "RETURN_REASON_NOT_HERE" => Some(Self::NotHere),
+            "RETURN_REASON_NOT_COMPETENT" => Some(Self::NotCompetent),
+            "RETURN_REASON_INCOMPLETE" => Some(Self::Incomplete),
+            "RETURN_REASON_RECALLED" => Some(Self::Recalled),
             _ => None,
         }
     }

@@ -97,7 +97,7 @@ pub struct ExternalRef {
     pub id: ::prost::alloc::string::String,
 }
 /// What is the same for every kind of record.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RecordMeta {
     /// UUIDv7, 16 bytes, minted where the record is born.
     #[prost(bytes = "bytes", tag = "1")]
@@ -147,9 +147,13 @@ pub struct RecordMeta {
     /// When it is deleted at the latest.
     #[prost(message, optional, tag = "16")]
     pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// How it came to its owner: an exchange.v1.Accept, signed, for each time that it changed hands, the first first; as
+    /// many as `revision.t`, at most 16.
+    #[prost(message, repeated, tag = "17")]
+    pub transfers: ::prost::alloc::vec::Vec<SignedObject>,
 }
 /// One revision of a record.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Record {
     /// What is the same for every kind.
     #[prost(message, optional, tag = "1")]
@@ -159,7 +163,7 @@ pub struct Record {
     pub payload: ::prost::bytes::Bytes,
 }
 /// What an agreement lets a party see of a revision: the same messages with withheld fields absent.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct View {
     /// Meta without author_ref.
     #[prost(message, optional, tag = "1")]
@@ -705,6 +709,12 @@ pub enum ErrorReason {
     AgreementSuperseded = 37,
     /// Two copies of a region are at work.
     RegionCloned = 38,
+    /// The record is offered to another region; ask for it back, or wait for the answer.
+    RecordOffered = 58,
+    /// No agreement in force grants that this record is handed over to that region.
+    TransferNotGranted = 59,
+    /// The offer was accepted, returned or recalled.
+    OfferDecided = 60,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -752,6 +762,9 @@ impl ErrorReason {
             Self::AgreementForked => "ERROR_REASON_AGREEMENT_FORKED",
             Self::AgreementSuperseded => "ERROR_REASON_AGREEMENT_SUPERSEDED",
             Self::RegionCloned => "ERROR_REASON_REGION_CLONED",
+            Self::RecordOffered => "ERROR_REASON_RECORD_OFFERED",
+            Self::TransferNotGranted => "ERROR_REASON_TRANSFER_NOT_GRANTED",
+            Self::OfferDecided => "ERROR_REASON_OFFER_DECIDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -796,6 +809,9 @@ impl ErrorReason {
             "ERROR_REASON_AGREEMENT_FORKED" => Some(Self::AgreementForked),
             "ERROR_REASON_AGREEMENT_SUPERSEDED" => Some(Self::AgreementSuperseded),
             "ERROR_REASON_REGION_CLONED" => Some(Self::RegionCloned),
+            "ERROR_REASON_RECORD_OFFERED" => Some(Self::RecordOffered),
+            "ERROR_REASON_TRANSFER_NOT_GRANTED" => Some(Self::TransferNotGranted),
+            "ERROR_REASON_OFFER_DECIDED" => Some(Self::OfferDecided),
             _ => None,
         }
     }

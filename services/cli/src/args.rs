@@ -2,6 +2,7 @@
 
 mod agreement;
 mod authority;
+mod transfer;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -91,6 +92,9 @@ enum Word {
         #[arg(long)]
         json: bool,
     },
+    /// Records that change their owner: offer, accept, return 移交
+    #[command(subcommand)]
+    Transfer(transfer::Word),
     /// Streams in files, for where no line goes 离线数据包
     #[command(subcommand)]
     Bundle(BundleWord),
@@ -364,6 +368,7 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
             erase::erase(&open(&store)?, record, reason, json).await?;
         }
         Word::Erasures { store, json } => erase::list(&open(&store)?, json).await?,
+        Word::Transfer(word) => transfer::run(word).await?,
         Word::Bundle(BundleWord::Export { store, to, out }) => {
             bundle::export(&open(&store)?, &to, &out).await?;
         }

@@ -5,6 +5,7 @@ use device::enrolment::{EnrolmentCode, Identity};
 use device::key::KeyFile;
 use domain::kernel::{LinkageId, RegionId};
 use proto::agreement::v1::agreement_service_client::AgreementServiceClient;
+use proto::agreement::v1::transfer_service_client::TransferServiceClient;
 use proto::device::v1::device_service_client::DeviceServiceClient;
 use runtime::channel::{Limits, channel};
 use runtime::config::Secret;
@@ -53,6 +54,11 @@ pub fn device_service(channel: &Channel) -> DeviceServiceClient<Channel> {
 /// The agreements' service on a channel.
 pub fn agreement_service(channel: &Channel) -> AgreementServiceClient<Channel> {
     AgreementServiceClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+}
+
+/// The service of records that change hands, on a channel.
+pub fn transfer_service(channel: &Channel) -> TransferServiceClient<Channel> {
+    TransferServiceClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 
 fn dial(

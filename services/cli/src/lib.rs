@@ -19,4 +19,5 @@ pub mod linkage;
 pub mod phone;
 mod progress;
 pub mod terms;
+pub mod transfer;
 pub mod verify;

@@ -46,6 +46,8 @@ code_table! {
         RiverForest = 4 "RIVER_FOREST",
         /// Calls for help.
         Sos = 5 "SOS",
+        /// Events may change their owner; shows nothing.
+        Transfer = 6 "TRANSFER",
     }
 }
 

@@ -188,6 +188,7 @@ pub(crate) fn record(body: Body) -> Record {
             external_ref: None,
             retention_class: kind.retention_class(),
             expires_at: NOW.plus_days(30),
+            transfers: Vec::new(),
         },
         body,
         device: None,

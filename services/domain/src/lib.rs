@@ -32,6 +32,7 @@ pub mod record;
 pub mod risk;
 pub mod sharing;
 pub mod stream;
+pub mod transfer;
 
 #[cfg(test)]
 mod fixture;

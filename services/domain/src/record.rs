@@ -51,6 +51,8 @@ pub struct RecordMeta {
     pub retention_class: RetentionClass,
     /// When it is deleted at the latest.
     pub expires_at: Timestamp,
+    /// How it came to its owner, one signed word each time that it changed hands; opaque here.
+    pub transfers: Vec<Vec<u8>>,
 }
 
 /// What the kinds do not share.

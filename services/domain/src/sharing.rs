@@ -73,6 +73,8 @@ code_table! {
         Place = 4 "PLACE",
         /// It is called off or over, and the party is none of the version in force.
         Over = 5 "OVER",
+        /// Another region owns it now.
+        Transferred = 6 "TRANSFERRED",
     }
 }
 
@@ -227,15 +229,12 @@ fn closing(record: &Record, agreement: &Agreement, now: Timestamp) -> Option<Wit
 }
 
 fn judge<'a>(record: &Record, agreement: &'a Agreement, directory: &Directory) -> Verdict<'a> {
-    if !may_travel(record, agreement, directory) {
-        return Verdict::Out(None, Withhold::Sensitivity);
-    }
-    if record.body.category().is_some_and(|category| KEPT_HOME.contains(&category)) {
-        return Verdict::Out(None, Withhold::DisputeKind);
+    if let Some(why) = kept_home(record, agreement, directory) {
+        return Verdict::Out(None, why);
     }
     let mut verdict = Verdict::Out(None, Withhold::Kind);
     let mut furthest = Withhold::Kind;
-    for clause in &agreement.clauses {
+    for clause in agreement.clauses.iter().filter(|clause| clause.grant != Grant::Transfer) {
         match obstacle(record, clause, agreement, directory) {
             None if record.body.is_over() => return Verdict::Gone(clause, Withhold::Over),
             None => return Verdict::In(clause),
@@ -253,6 +252,46 @@ fn judge<'a>(record: &Record, agreement: &'a Agreement, directory: &Directory) -
     verdict
 }
 
+/// What keeps the record at home whatever the clauses grant.
+fn kept_home(record: &Record, agreement: &Agreement, directory: &Directory) -> Option<Withhold> {
+    let category = record.body.category();
+    if !may_travel(record, agreement, directory) {
+        Some(Withhold::Sensitivity)
+    } else if category.is_some_and(|category| KEPT_HOME.contains(&category)) {
+        Some(Withhold::DisputeKind)
+    } else {
+        None
+    }
+}
+
+/// Why the agreement does not let the record be handed over to a party; `None` where it does. It goes whole, so a
+/// clause says which records, not what of them.
+pub fn may_transfer(
+    record: &Record,
+    agreement: &Agreement,
+    directory: &Directory,
+    now: Timestamp,
+) -> Option<Withhold> {
+    let kept = closing(record, agreement, now).or_else(|| kept_home(record, agreement, directory));
+    if let Some(why) = kept {
+        return Some(why);
+    }
+    if record.body.is_over() {
+        return Some(Withhold::Over);
+    }
+    if record.meta.expires_at <= now {
+        return Some(Withhold::Expired);
+    }
+    let mut furthest = Withhold::Kind;
+    for clause in agreement.clauses.iter().filter(|clause| clause.grant == Grant::Transfer) {
+        match obstacle(record, clause, agreement, directory) {
+            None => return None,
+            Some(why) => furthest = furthest.max(why),
+        }
+    }
+    Some(furthest)
+}
+
 /// What keeps the record from leaving by this clause. Level comes last: only a clause that would let
 /// the record pass but for its level may show it once more.
 fn obstacle(
@@ -268,7 +307,11 @@ fn obstacle(
     };
     let by_grant = clause.grant != Grant::RiverForest
         || category.is_some_and(|category| RIVER_AND_FOREST.contains(&category));
-    if granted_fields(body.kind(), clause.grant).is_empty() {
+    let covers = match clause.grant {
+        Grant::Transfer => body.kind() == Kind::Event,
+        grant => !granted_fields(body.kind(), grant).is_empty(),
+    };
+    if !covers {
         Some(Withhold::Kind)
     } else if !by_grant || !listed(&clause.categories) {
         Some(Withhold::Category)

@@ -29,7 +29,13 @@ pub async fn shown(store: &Store, stream: &StreamId) -> Result<Vec<DigestRow>, R
                     share_n: head.share_n,
                     view_sha256: seal::key::sha256(&row.entry),
                 }),
-                Ok(Entry::Start { .. } | Entry::End | Entry::Erase(_) | Entry::Leave { .. }) => {}
+                Ok(
+                    Entry::Start { .. }
+                    | Entry::End
+                    | Entry::Erase(..)
+                    | Entry::Transfer(_)
+                    | Entry::Leave { .. },
+                ) => {}
                 Err(_) => return Err(ReadError::Inconsistent("outbox.entries")),
             }
         }

@@ -194,6 +194,7 @@ pub(crate) fn leave(stream: &StreamId, birth: &str) -> Bytes {
         revision: revision(stream),
         share_n: 2,
         reason: pb::LeaveReason::Category.into(),
+        transfers: Vec::new(),
     }))
 }
 

@@ -6,13 +6,21 @@ use bytes::Bytes;
 use domain::erasure::Erase;
 use domain::kernel::{Kind, Lane, Reason, RecordId, RegionId, Revision, Timestamp, TrustAge};
 use domain::stream::{Parent, Position, StreamId};
+use domain::transfer::Offer;
 use prost::Message as _;
 use proto::convert::entry::{self, Entry};
+use proto::convert::record;
+use proto::convert::transfer::Word;
 use proto::convert::view::ViewHead;
 use proto::device::v1 as device;
+use proto::kernel::v1::{self as kernel, SignedObject};
 use proto::splice::splice;
 use seal::segment::{SaltedEntry, Segment};
-use storage::region::{Apply, InboxEntry, InboxItem, ParkedEntry, ViewRow};
+use seal::signed::SignedError;
+use seal::transfer::{self, Proof};
+use storage::region::{
+    Apply, Claim, InboxEntry, InboxItem, Offered, ParkedEntry, TransferWord, ViewRow,
+};
 
 /// Verifies and opens segments of one stream from where the cursor stands. Pure.
 ///
@@ -48,7 +56,7 @@ pub fn open(
     let source = device::ViewSource { unconfirmed, ..source(&stream) };
     let parents = Vec::new();
     let agreement_sha256 = agreement.sha256;
-    let mut reader = Reader { stream: &stream, agreement_sha256, source, parents };
+    let mut reader = Reader { book, stream: &stream, agreement_sha256, source, parents };
     for segment in segments {
         if segment.last_seq() <= reached.seq {
             continue;
@@ -89,7 +97,7 @@ pub fn reopen(
     let unconfirmed = stream.lane != Lane::Alert && book.trust.age(now) > TrustAge::Fresh;
     let source = device::ViewSource { unconfirmed, ..source(stream) };
     let agreement_sha256 = agreement.sha256;
-    let mut reader = Reader { stream, agreement_sha256, source, parents: Vec::new() };
+    let mut reader = Reader { book, stream, agreement_sha256, source, parents: Vec::new() };
     let item = |ParkedEntry { seq, salt, entry }| {
         let item = reader.item(seq, SaltedEntry { salt, entry });
         (!matches!(item, InboxItem::Parked { .. })).then_some(InboxEntry { seq, item })
@@ -99,6 +107,7 @@ pub fn reopen(
 
 /// Reads the entries of one stream.
 struct Reader<'a> {
+    book: &'a Book,
     stream: &'a StreamId,
     agreement_sha256: [u8; 32],
     /// Where the entry comes from that is read.
@@ -164,36 +173,115 @@ impl Reader<'_> {
             }
             Ok(Entry::End) => InboxItem::Control { salt: salted.salt, entry: salted.entry },
             Ok(Entry::View(head, view)) => {
-                // No record changes its owner yet, so an owner is where the record was born.
-                if head.owner_region != *origin || head.birth_region != *origin {
-                    return park(Reason::NotTheOwner, salted);
+                let claim = (head.birth_region.clone(), head.record_id, head.revision.t);
+                match self.claim(&claim, &head.transfers) {
+                    Some(claim) if head.owner_region == *origin => {
+                        InboxItem::View(self.view_row(head, &view, salted, claim))
+                    }
+                    _ => park(Reason::NotTheOwner, salted),
                 }
-                InboxItem::View(self.view_row(head, &view, salted))
             }
-            Ok(Entry::Erase(erase))
-                if erase.birth_region != *origin
-                    || erase.entries.last().is_some_and(|(last, _)| *last >= seq) =>
-            {
-                park(Reason::NotTheOwner, salted)
+            Ok(Entry::Erase(erase, transfers)) => {
+                let Erase { record_id, kind, birth_region, revision, share_n, entries, .. } = erase;
+                let before = entries.last().is_none_or(|(last, _)| *last < seq);
+                let claim = self.claim(&(birth_region.clone(), record_id, revision.t), &transfers);
+                let Some(claim) = claim.filter(|_| before) else {
+                    return park(Reason::NotTheOwner, salted);
+                };
+                let came = (revision, share_n, claim);
+                let gone = self.gone(record_id, kind, birth_region, came, salted);
+                InboxItem::Erase(gone, entries)
             }
-            Ok(Entry::Erase(Erase {
+            Ok(Entry::Leave {
                 record_id,
                 kind,
                 birth_region,
                 revision,
                 share_n,
-                entries,
-                ..
-            })) => {
-                let gone = self.gone(record_id, kind, birth_region, (revision, share_n), salted);
-                InboxItem::Erase(gone, entries)
-            }
-            Ok(Entry::Leave { birth_region, .. }) if birth_region != *origin => {
-                park(Reason::NotTheOwner, salted)
-            }
-            Ok(Entry::Leave { record_id, kind, birth_region, revision, share_n, reason: _ }) => {
-                let came = (revision, share_n);
+                transfers,
+                reason: _,
+            }) => {
+                let claim = self.claim(&(birth_region.clone(), record_id, revision.t), &transfers);
+                let Some(claim) = claim else { return park(Reason::NotTheOwner, salted) };
+                let came = (revision, share_n, claim);
                 InboxItem::Withdrawal(self.gone(record_id, kind, birth_region, came, salted))
+            }
+            Ok(Entry::Transfer(word)) => match self.word(word) {
+                Ok(Some(word)) => {
+                    InboxItem::Transfer { word, salt: salted.salt, entry: salted.entry }
+                }
+                Ok(None) => InboxItem::Control { salt: salted.salt, entry: salted.entry },
+                Err(reason) => park(reason, salted),
+            },
+        }
+    }
+
+    /// How it is known that the origin owns a record, which was born there or has changed hands so often; `None` where
+    /// it does not.
+    fn claim(
+        &self,
+        (birth, record, t): &(RegionId, RecordId, u32),
+        transfers: &[Vec<u8>],
+    ) -> Option<Claim> {
+        let (origin, directory) = (&self.stream.origin, self.book.directory());
+        if *t == 0 {
+            return (birth == origin).then_some(Claim::Proven);
+        }
+        match transfer::proves((birth, *record), *t, transfers, origin, directory) {
+            Proof::Good => Some(Claim::Proven),
+            Proof::Unknown => Some(Claim::Unproven),
+            Proof::Bad => None,
+        }
+    }
+
+    /// What a word on an owner says to this region; `None` where it is not for it.
+    fn word(&self, word: Word) -> Result<Option<TransferWord>, Reason> {
+        let (book, origin) = (self.book, &self.stream.origin);
+        let refused = |error: SignedError| error.reason();
+        match word {
+            Word::Recall(offer) => Ok(Some(TransferWord::Recall(offer))),
+            Word::Return(offer, reason) => Ok(Some(TransferWord::Return(offer, reason))),
+            Word::Offer { offer: object, enc, sealed } => {
+                let offer = transfer::offer(&object, book.directory()).map_err(refused)?;
+                if offer.from != *origin || offer.agreement != self.stream.agreement {
+                    return Err(Reason::NotTheOwner);
+                }
+                if offer.to != book.region {
+                    return Ok(None);
+                }
+                if offer.sealed_sha256 != seal::key::sha256(&sealed) {
+                    return Err(Reason::EntryUnreadable);
+                }
+                let opened = transfer::open(&book.region, &book.sealing, enc, &sealed);
+                let bytes = Bytes::from(opened.ok_or(Reason::EntryUnreadable)?);
+                let record = kernel::Record::decode(bytes.clone());
+                let record = record.map_err(|_| Reason::EntryUnreadable)?;
+                let record = record::decode(record).map_err(|_| Reason::FieldInvalid)?;
+                let meta = &record.meta;
+                let same = (meta.record_id, meta.kind, &meta.birth_region, meta.revision)
+                    == (offer.record_id, offer.kind, &offer.birth_region, offer.revision);
+                let claim = (offer.birth_region.clone(), offer.record_id, offer.revision.t);
+                // What is not proven is not taken over.
+                let owns = self.claim(&claim, &meta.transfers) == Some(Claim::Proven);
+                if !same || !owns || meta.owner_region != *origin || meta.author_ref.is_some() {
+                    return Err(Reason::NotTheOwner);
+                }
+                Ok(Some(TransferWord::Offer(offered(offer, origin.clone(), &object), bytes)))
+            }
+            Word::Accept(object) => {
+                let accept = transfer::accept(&object, book.directory()).map_err(refused)?;
+                let domain::transfer::Accept { offer, revision, .. } = accept;
+                let next = (offer.revision.t.checked_add(1), offer.revision.n.checked_add(1));
+                if offer.to != *origin || (Some(revision.t), Some(revision.n)) != next {
+                    return Err(Reason::NotTheOwner);
+                }
+                if offer.from != book.region {
+                    return Ok(None);
+                }
+                let signed = proto::convert::transfer::decode_accept(&object.body);
+                let signed = signed.map_err(|_| Reason::EntryUnreadable)?.offer;
+                let offered = offered(offer, origin.clone(), &signed);
+                Ok(Some(TransferWord::Accept(offered, object.encode_to_vec().into())))
             }
         }
     }
@@ -204,7 +292,7 @@ impl Reader<'_> {
         record_id: RecordId,
         kind: Kind,
         birth_region: RegionId,
-        (revision, share_n): (Revision, u64),
+        (revision, share_n, claim): (Revision, u64, Claim),
         salted: SaltedEntry,
     ) -> ViewRow {
         let encoded = device::Withdrawal {
@@ -224,12 +312,13 @@ impl Reader<'_> {
             encoded: encoded.encode_to_vec().into(),
             salt: salted.salt,
             entry: Some(salted.entry),
+            claim,
         }
     }
 
     /// A [`device::NeighbourView`] whose view stays as it came: it is not encoded again, and a field that
     /// this release does not know reaches whoever knows it.
-    fn view_row(&self, head: ViewHead, view: &[u8], salted: SaltedEntry) -> ViewRow {
+    fn view_row(&self, head: ViewHead, view: &[u8], salted: SaltedEntry, claim: Claim) -> ViewRow {
         // Over the bytes as they came: a field that this release does not know counts too.
         let view_sha256 = seal::key::sha256(&salted.entry);
         let source = self.source.encode_to_vec();
@@ -245,7 +334,23 @@ impl Reader<'_> {
             salt: salted.salt,
             // Kept twice only if it would not come out of the view again as it came.
             entry: (!entry::is_plain(&salted.entry, view)).then_some(salted.entry),
+            claim,
         }
+    }
+}
+
+/// An offer as it is kept, by or to this other region.
+pub fn offered(offer: Offer, party: RegionId, signed: &SignedObject) -> Offered {
+    Offered {
+        offer_sha256: transfer::offer_sha256(signed),
+        record_id: offer.record_id,
+        birth_region: offer.birth_region,
+        kind: offer.kind,
+        revision: offer.revision,
+        party,
+        agreement: offer.agreement,
+        offered_at: offer.offered_at,
+        offer: signed.encode_to_vec().into(),
     }
 }
 

@@ -22,6 +22,8 @@ const STAFF: &[Role] = &[
 ];
 const LEADS: &[Role] = &[Role::ShiftLead, Role::Dispatcher, Role::Verifier, Role::DutyOfficer];
 const DESK: &[Role] = &[Role::Dispatcher, Role::Verifier, Role::DutyOfficer];
+/// Who accepts an event decides whose it is.
+const DISPATCH: &[Role] = &[Role::Dispatcher, Role::DutyOfficer];
 const TRACK_READERS: &[Role] = &[Role::ShiftLead, Role::DutyOfficer];
 const OPERATORS: &[Role] = &[Role::DutyOfficer, Role::Administrator];
 
@@ -57,6 +59,11 @@ pub const TABLE: &[(&str, Access)] = &[
     ("wuling.agreement.v1.AgreementService/ImportBundle", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/EraseRecord", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/ListErasures", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.TransferService/OfferRecord", Access::Roles(DISPATCH)),
+    ("wuling.agreement.v1.TransferService/RecallOffer", Access::Roles(DISPATCH)),
+    ("wuling.agreement.v1.TransferService/AcceptOffer", Access::Roles(DISPATCH)),
+    ("wuling.agreement.v1.TransferService/ReturnOffer", Access::Roles(DISPATCH)),
+    ("wuling.agreement.v1.TransferService/ListTransfers", Access::Roles(DESK)),
 ];
 
 /// Every method that a caller can ask for.

@@ -25,5 +25,6 @@ mod rpc;
 pub mod server;
 mod shares;
 mod status;
+mod transfer;
 mod trust;
 mod turn;

@@ -8,6 +8,7 @@ use domain::kernel::{DeviceId, OperationId, Reason, RecordId, Role, Timestamp};
 use domain::operation::{Change, Context, Operation, Rejection, decide};
 use domain::record::Record;
 use domain::stream::Shown;
+use domain::transfer::Direction;
 use exchange::book::Book;
 use prost::Message as _;
 use proto::convert;
@@ -51,6 +52,8 @@ pub(crate) struct Sender {
     pub(crate) now: Timestamp,
     /// The certificate has run out: what it sends waits for an officer, but for a call for help.
     pub(crate) expired: bool,
+    /// It waits for an answer: nothing is held for it.
+    pub(crate) desk: bool,
 }
 
 /// What became of an operation.
@@ -81,8 +84,8 @@ pub(crate) enum OperationsError {
 struct Ground {
     operations: HashMap<OperationId, OperationRow>,
     records: HashMap<RecordId, Present>,
-    /// Records that are there no more.
-    erased: HashSet<RecordId>,
+    /// Records that are there no more, and why.
+    gone: HashMap<RecordId, Reason>,
 }
 
 /// A record as it stands, and what was shown of it.
@@ -102,7 +105,7 @@ pub(crate) async fn apply(
         Ground {
             operations: HashMap::with_capacity(incoming.len()),
             records: HashMap::with_capacity(incoming.len()),
-            erased: HashSet::new(),
+            gone: HashMap::new(),
         }
     } else {
         Ground::read(region, incoming).await?
@@ -178,7 +181,7 @@ impl Ground {
         let mut ground = Self {
             operations: rows.into_iter().map(|row| (row.operation_id, row)).collect(),
             records: HashMap::with_capacity(records.len()),
-            erased: HashSet::new(),
+            gone: HashMap::new(),
         };
         for record in records {
             if let Some(row) = region.store.find_record(record).await? {
@@ -186,7 +189,12 @@ impl Ground {
                     decode_record(&row.encoded).ok_or(OperationsError::Unreadable)?.into();
                 ground.records.insert(record, Present { record: present, shown: row.shown });
             } else if region.store.is_erased(record).await? {
-                ground.erased.insert(record);
+                ground.gone.insert(record, Reason::RecordNotFound);
+            } else {
+                let transfers = region.store.list_transfers_of(record).await?;
+                if transfers.iter().any(|row| row.direction == Direction::Out) {
+                    ground.gone.insert(record, Reason::NotTheOwner);
+                }
             }
         }
         Ok(ground)
@@ -271,8 +279,13 @@ fn decide_one(
 }
 
 fn judge(region: &Hosted, sender: &Sender, operation: &Operation, ground: &Ground) -> Answer {
-    if ground.erased.contains(&operation.record_id) {
-        return Answer::Rejected(Rejection::of(Reason::RecordNotFound));
+    if let Some(why) = ground.gone.get(&operation.record_id) {
+        return Answer::Rejected(Rejection::of(*why));
+    }
+    if region.store.is_offered(operation.record_id) {
+        // What a phone has done to it is decided on once it is known whose it is.
+        let rejected = Answer::Rejected(Rejection::of(Reason::RecordOffered));
+        return if sender.desk { rejected } else { Answer::Held };
     }
     let parents = || operation.parent_ids.iter().map(|id| ground.outcome(id));
     if sender.expired && !matches!(operation.change, Change::RaiseSos(_)) {

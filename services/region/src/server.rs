@@ -9,6 +9,7 @@ use crate::metrics::Answers;
 use crate::observe::{Observe, Subject};
 use crate::release;
 use crate::rpc::Services;
+use crate::transfer;
 use crate::trust::Own;
 use crate::turn::{self, TurnError};
 use domain::kernel::{Clock, Entropy, Epoch, GatewayId, RegionId};
@@ -18,6 +19,7 @@ use exchange::home::Offer;
 use exchange::link::{Exchange, LANE_CLASSES};
 use exchange::status::Status as Links;
 use proto::agreement::v1::agreement_service_server::AgreementServiceServer;
+use proto::agreement::v1::transfer_service_server::TransferServiceServer;
 use proto::device::v1::device_service_server::DeviceServiceServer;
 use proto::directory::v1::directory_service_server::DirectoryServiceServer;
 use proto::patrol::v1::patrol_service_server::PatrolServiceServer;
@@ -265,6 +267,7 @@ fn router(limits: &Limits, calls: &Calls, conduct: &Conduct, services: Services)
         .add_service(service!(PatrolServiceServer, single))
         .add_service(service!(RiskServiceServer, single))
         .add_service(service!(DirectoryServiceServer, single))
+        .add_service(service!(TransferServiceServer, single))
         // A bundle's part holds a segment.
         .add_service(service!(AgreementServiceServer, batch.max(single)))
 }
@@ -325,6 +328,7 @@ async fn open(
     turn::begin_all(&region).await?;
     tasks.spawn("region.turn", OnExit::Log, turn::run(Arc::clone(&region)));
     tasks.spawn("region.expiry", OnExit::Log, expiry::run(Arc::clone(&region)));
+    tasks.spawn("region.transfer", OnExit::Log, transfer::run(Arc::clone(&region)));
     tasks.spawn("region.release", OnExit::Log, release::run(Arc::clone(&region)));
     Ok(region)
 }

@@ -88,6 +88,39 @@ fn call_off(
     left_out.map(write).collect()
 }
 
+/// Tells whoever was shown a record that another region owns it now, as its acceptance says.
+pub(crate) fn transferred(
+    region: &Hosted,
+    book: &Book,
+    record: &Record,
+    shown: &Shown,
+    accept: &[u8],
+) -> Vec<ShareWrite> {
+    let mut meta = record.meta.clone();
+    meta.transfers.push(accept.to_vec());
+    let mut writes = Vec::new();
+    for signed in region.in_force(book) {
+        let agreement = &signed.agreement;
+        let last = shown.get(agreement.agreement_id);
+        let Some(last) = last.filter(|last| last.standing == Standing::Shown) else { continue };
+        let (share_n, standing) = (last.share_n.saturating_add(1), Standing::Left);
+        let shows = LastShown { share_n, standing, ..*last };
+        if agreement.has_party(&book.region) {
+            let leave = Leave { share_n, lane: last.lane, reason: LeaveReason::Transferred };
+            writes.push(ShareWrite {
+                stream: stream(region, signed, &shows),
+                entry: entry::encode_leave(&meta, &leave),
+                salt: salt(region),
+                expires_at: meta.expires_at,
+                opening: opening(region, signed),
+                behind_end: false,
+            });
+        }
+        writes.extend(call_off(region, book, signed, record, &shows));
+    }
+    writes
+}
+
 fn stream(region: &Hosted, signed: &SignedAgreement, shows: &LastShown) -> StreamId {
     StreamId {
         origin: region.region.clone(),
@@ -103,7 +136,7 @@ pub(crate) fn opening(region: &Hosted, signed: &SignedAgreement) -> Opening {
     Opening { agreement_sha256: signed.agreement.sha256, salts: [salt(region), salt(region)] }
 }
 
-fn salt(region: &Hosted) -> [u8; 16] {
+pub(crate) fn salt(region: &Hosted) -> [u8; 16] {
     let mut salt = [0; 16];
     region.entropy.fill(&mut salt);
     salt

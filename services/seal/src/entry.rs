@@ -3,10 +3,11 @@
 
 use bytes::Bytes;
 use domain::erasure::Erase;
-use domain::kernel::RecordId;
+use domain::kernel::{RecordId, RegionId};
 use domain::stream::{Parent, Position};
 use prost::Message as _;
 use proto::convert::entry::{self, Entry};
+use proto::convert::transfer::{self, Word};
 
 /// The first entry of a stream of this agreement version; `predecessor` is the version whose stream it takes the
 /// place of, and where that ended; `parents` are the epochs that the stream's own follows.
@@ -23,9 +24,16 @@ pub fn end(successor_version: u32, successor_sha256: &[u8; 32]) -> Bytes {
     entry::encode_end(successor_version, successor_sha256)
 }
 
-/// The entry that says that a record was erased.
-pub fn erase(erase: &Erase) -> Bytes {
-    entry::encode_erase(erase)
+/// The entry that says that a record was erased; `transfers` is how it came to its owner.
+pub fn erase(erase: &Erase, transfers: &[Vec<u8>]) -> Bytes {
+    entry::encode_erase(erase, transfers)
+}
+
+/// Where a record was born, and how it came to its owner, as its encoded `kernel.v1.Record` says.
+pub fn origin_of(record: &[u8]) -> Option<(RegionId, Vec<Vec<u8>>)> {
+    let meta = proto::kernel::v1::Record::decode(record).ok()?.meta?;
+    let transfers = meta.transfers.iter().map(prost::Message::encode_to_vec).collect();
+    Some((RegionId::parse(&meta.birth_region).ok()?, transfers))
 }
 
 /// The entry of a view, as it follows from the encoded `device.v1.NeighbourView` that watchers are sent.
@@ -39,11 +47,14 @@ pub fn of_sent(encoded: Bytes) -> Option<Bytes> {
     Some(entry::wrap(&Sent::decode(encoded).ok()?.view?))
 }
 
-/// The record of which an entry shows something.
+/// The record of which an entry shows something: an offer shows it to one.
 pub fn record_of(entry: &Bytes) -> Option<RecordId> {
     match entry::decode(entry.clone()) {
         Ok(Entry::View(head, _)) => Some(head.record_id),
         Ok(Entry::Leave { record_id, .. }) => Some(record_id),
+        Ok(Entry::Transfer(Word::Offer { offer, .. })) => {
+            transfer::decode_offer(&offer.body).ok().map(|offer| offer.record_id)
+        }
         _ => None,
     }
 }

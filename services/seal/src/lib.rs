@@ -20,5 +20,6 @@ pub mod key;
 pub mod segment;
 pub mod signed;
 pub mod tag;
+pub mod transfer;
 pub mod trust;
 mod wire;

@@ -26,6 +26,10 @@ pub const DIRECTORY: &[u8] = b"wuling:directory:v1\0";
 pub const DIRECTORY_KEY: &[u8] = b"wuling:directory-key:v1\0";
 /// Signed object whose body is `directory.v1.Freshness`.
 pub const FRESHNESS: &[u8] = b"wuling:freshness:v1\0";
+/// Signed object whose body is `exchange.v1.Offer`.
+pub const OFFER: &[u8] = b"wuling:offer:v1\0";
+/// Signed object whose body is `exchange.v1.Accept`.
+pub const ACCEPT: &[u8] = b"wuling:accept:v1\0";
 /// Batch of a device.
 pub const BATCH: &[u8] = b"wuling:batch:v1\0";
 
@@ -48,6 +52,8 @@ mod tests {
             DIRECTORY,
             DIRECTORY_KEY,
             FRESHNESS,
+            OFFER,
+            ACCEPT,
             BATCH,
         ];
         for (i, a) in all.iter().enumerate() {

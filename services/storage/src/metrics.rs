@@ -20,7 +20,7 @@ use std::time::Duration;
 const SECONDS: [f64; 12] =
     [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
 /// Kinds of jobs of a store, at most.
-const KINDS_MAX: usize = 16;
+const KINDS_MAX: usize = 32;
 /// Longest wait for a reader when the waiting itself is measured.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 

@@ -189,6 +189,7 @@ fn leave(of: &str) -> Bytes {
         revision: Some(Revision { t: 0, epoch: epoch.as_bytes().to_vec().into(), n: 1 }),
         share_n: 1,
         reason: pb::LeaveReason::Category.into(),
+        transfers: Vec::new(),
     };
     pb::Entry { entry: Some(pb::entry::Entry::Leave(leave)) }.encode_to_vec().into()
 }

@@ -110,13 +110,13 @@ pub(crate) async fn set_up_as_of(dir: &Path, now: Timestamp) {
     // A county sees what its township's officer has accepted, and every call for help.
     let charter = [(Grant::EventDetail, Release::OnAccept), (Grant::Sos, Release::AtOnce)];
     agree(dir, directory, AgreementForm::Charter, [A, COUNTY], &charter, now);
-    let at_once = [Grant::Sos, Grant::EventDetail, Grant::PatrolSummary];
+    let at_once = [Grant::Sos, Grant::EventDetail, Grant::PatrolSummary, Grant::Transfer];
     let clauses = at_once.map(|grant| (grant, Release::AtOnce));
     agree(dir, directory, AgreementForm::Agreement, [A, B], &clauses, now);
 }
 
 /// Proposes, has both sign, hands it to both.
-fn agree(
+pub(crate) fn agree(
     dir: &Path,
     directory: &Directory,
     form: AgreementForm,

@@ -356,6 +356,7 @@ fn record(region: &RegionId, op: &Op, revision: Revision, now: Timestamp) -> Rec
             external_ref: None,
             retention_class: Kind::Event.retention_class(),
             expires_at: linkage::START.plus_days(4_000),
+            transfers: Vec::new(),
         },
         body: Body::Event(Event {
             domain: EventDomain::Safety,

@@ -22,6 +22,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
+use prost::Message as _;
 use std::fmt::Debug;
 
 pub(super) fn time() -> impl Strategy<Value = Timestamp> {
@@ -269,6 +270,19 @@ pub(super) fn body() -> impl Strategy<Value = Body> {
 }
 
 prop_compose! {
+    /// A signed acceptance, as far as the door looks at one.
+    fn accept()(body in vec(any::<u8>(), 1..64), signature in vec(any::<u8>(), 64)) -> Vec<u8> {
+        let signature = crate::kernel::v1::Signature {
+            signer: "daluba".to_owned(),
+            key_id: bytes::Bytes::from_static(&[1; 8]),
+            signature: signature.into(),
+        };
+        crate::kernel::v1::SignedObject { body: body.into(), signatures: vec![signature] }
+            .encode_to_vec()
+    }
+}
+
+prop_compose! {
     fn meta()(
         (record_id, birth_region, owner_region, revision) in
             (record_id(), region_id(), region_id(), revision()),
@@ -280,11 +294,12 @@ prop_compose! {
         sensitivity_parties in vec(region_id(), 0..4),
         external_ref in option::of(external_ref()),
         retention_class in code(RetentionClass::ALL),
+        transfers in vec(accept(), 0..3),
     ) -> RecordMeta {
         RecordMeta {
             record_id, birth_region, owner_region, revision, occurred_at, recorded_at, received_at,
             clock_offset_ms, author_unit, author_ref, sensitivity, sensitivity_parties,
-            external_ref, retention_class, expires_at,
+            external_ref, retention_class, expires_at, transfers,
             // Replaced by the body's.
             kind: domain::kernel::Kind::Shift,
         }

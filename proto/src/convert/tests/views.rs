@@ -154,6 +154,7 @@ proptest! {
             revision: meta.revision,
             share_n,
             reason,
+            transfers: meta.transfers,
         }));
     }
 
@@ -344,6 +345,7 @@ fn an_entry_of_another_kind_or_unsound_is_parked_under_its_reason() {
         revision: Some(pb::Revision { t: 0, epoch: Bytes::from_static(&[0x77; 16]), n: 1 }),
         share_n: 2,
         reason: 1,
+        transfers: Vec::new(),
     };
     let decode = |leave| entry::decode(wrap(exchange_pb::entry::Entry::Leave(leave)).into());
     assert!(decode(sound.clone()).is_ok());
@@ -354,7 +356,8 @@ fn an_entry_of_another_kind_or_unsound_is_parked_under_its_reason() {
         exchange_pb::Leave { birth_region: String::new(), ..sound.clone() },
         exchange_pb::Leave { revision: None, ..sound.clone() },
         exchange_pb::Leave { share_n: 0, ..sound.clone() },
-        exchange_pb::Leave { reason: 6, ..sound.clone() },
+        exchange_pb::Leave { reason: 7, ..sound.clone() },
+        exchange_pb::Leave { transfers: vec![Default::default()], ..sound.clone() },
     ] {
         assert_eq!(decode(spoilt), Err(Reason::FieldInvalid));
     }

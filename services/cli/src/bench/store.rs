@@ -18,8 +18,8 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use storage::gateway::{SegmentVerdict, SegmentWrite};
 use storage::region::{
-    Apply, Commit, CommitItem, CommitVerdict, InboxEntry, InboxItem, Opening, OperationOutcome,
-    OperationRow, RecordWrite, ShareWrite, ViewRow,
+    Apply, Claim, Commit, CommitItem, CommitVerdict, InboxEntry, InboxItem, Opening,
+    OperationOutcome, OperationRow, RecordWrite, ShareWrite, ViewRow,
 };
 use storage::{WriteError, Writer, gateway, region};
 use tempfile::TempDir;
@@ -449,6 +449,7 @@ impl Maker {
             encoded: self.record.clone(),
             salt: [0; 16],
             entry: None,
+            claim: Claim::Proven,
         };
         Ok(InboxEntry { seq: self.at.seq, item: InboxItem::View(view) })
     }

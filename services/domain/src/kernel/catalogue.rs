@@ -135,6 +135,15 @@ catalogue! {
     RegionCloned:
         "同一区域有两份副本同时运行，请停掉其中一份，并在另一份上执行 region restore。",
         "Two copies of one region are at work; stop one, and run region restore on the other.";
+    RecordOffered:
+        "该记录已移交待接收，暂不能更改，请等待对方答复或先撤回移交。",
+        "The record is offered to another region and stays as it is; wait for the answer, or recall the offer.";
+    TransferNotGranted:
+        "现行协议不允许把该记录移交给对方，请核对协议中的移交条款。",
+        "No agreement in force grants handing this record over to that region; look at its TRANSFER clauses.";
+    OfferDecided:
+        "该移交已有结果（已接收、已退回或已撤回），请重新查看。",
+        "The offer was accepted, returned or recalled already; look at it again.";
 }
 
 #[cfg(test)]

@@ -81,6 +81,12 @@ code_table! {
         AgreementSuperseded = 37 "AGREEMENT_SUPERSEDED",
         /// Two copies of a region are at work.
         RegionCloned = 38 "REGION_CLONED",
+        /// The record is offered to another region.
+        RecordOffered = 58 "RECORD_OFFERED",
+        /// No agreement in force grants that this record is handed over to that region.
+        TransferNotGranted = 59 "TRANSFER_NOT_GRANTED",
+        /// The offer was accepted, returned or recalled.
+        OfferDecided = 60 "OFFER_DECIDED",
     }
 }
 
@@ -130,6 +136,7 @@ impl Reason {
             | Self::EnrolmentCodeInvalid
             | Self::NotAParty
             | Self::NotTheOwner
+            | Self::TransferNotGranted
             | Self::RegionRevoked => ReasonKind::Forbidden,
             Self::RecordNotFound | Self::RegionUnknown | Self::AgreementUnknown => {
                 ReasonKind::NotFound
@@ -145,6 +152,8 @@ impl Reason {
             Self::StateForbidsVerb
             | Self::ParentRejected
             | Self::TrustStale
+            | Self::RecordOffered
+            | Self::OfferDecided
             | Self::AgreementSuperseded => ReasonKind::Precondition,
             Self::LimitExceeded => ReasonKind::Exhausted,
             Self::StorageUnavailable | Self::ServerBusy => ReasonKind::Unavailable,

@@ -203,6 +203,7 @@ fn first_meta(operation: &Operation, context: &Context<'_>, at: Timestamp) -> Re
         external_ref: operation.external_ref.clone(),
         retention_class,
         expires_at: context.now.plus_days(retention_class.days()),
+        transfers: Vec::new(),
     }
 }
 

@@ -104,6 +104,7 @@ fn items(entries: &[Bytes]) -> Vec<&'static str> {
         InboxItem::Withdrawal(_) => "withdrawal",
         InboxItem::Erase(..) => "erase",
         InboxItem::Control { .. } => "control",
+        InboxItem::Transfer { .. } => "transfer",
         InboxItem::Parked { reason, .. } => reason.name(),
     };
     apply.entries.iter().map(name).collect()

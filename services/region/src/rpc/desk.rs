@@ -72,6 +72,7 @@ pub(crate) async fn write(
         clock_offset_ms: 0,
         now,
         expired: false,
+        desk: true,
     };
     let incoming = [Incoming { operation, digest, encoded }];
     let answers =
@@ -128,7 +129,7 @@ pub(crate) async fn get(
             .map(|row| shown(FeedSource::Own, row.encoded))
             .transpose()?
     } else {
-        let views = region.store.list_views_of(&owner, record).await;
+        let views = region.store.list_views_of(record).await;
         let views = views.map_err(|error| unreadable(&error))?.into_iter();
         let views = views
             .filter(|found| found.kind == kind && found.source == FeedSource::View)

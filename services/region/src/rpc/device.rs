@@ -305,6 +305,7 @@ impl Arrived {
             clock_offset_ms: now.millis_since(sent),
             now,
             expired: device.expires_at <= now,
+            desk: false,
         };
         if batch.operations.is_empty() {
             return Err(operations_wrong());

@@ -6,7 +6,7 @@ use crate::status::{refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
 use domain::agreement::Agreement;
 use domain::erasure::EraseReason;
-use domain::kernel::{Kind, Reason, RecordId};
+use domain::kernel::{DeviceId, Kind, Reason, RecordId};
 use prost::Message as _;
 use proto::agreement::v1 as pb;
 use proto::convert::kernel::encode_time;
@@ -32,6 +32,28 @@ pub(super) async fn erase(
         .ok_or_else(|| refuse_field("record_id", "must be a UUIDv7 in 16 bytes"))?;
     let reason = EraseReason::try_from(request.reason)
         .map_err(|_| refuse_field("reason", "must say why"))?;
+    if region.store.is_offered(record_id) {
+        return Err(refuse(Reason::RecordOffered));
+    }
+    let erasing = erasing(region, record_id, reason, Some(caller.device));
+    let found = region.store.erase(erasing).await.map_err(unwritten)?;
+    let erasures = list(region, ERASURES_MAX).await?;
+    let id = record_id.as_bytes().as_slice();
+    let erasure = erasures.into_iter().find(|erasure| erasure.record_id == id);
+    if !found && erasure.is_none() {
+        return Err(refuse(Reason::RecordNotFound));
+    }
+    tracing::warn!(region.id = %region.region, device.id = %caller.device, reason = reason.name(), "a record was erased");
+    Ok(pb::EraseRecordResponse { erasure })
+}
+
+/// All that erasing a record takes.
+pub(crate) fn erasing(
+    region: &Hosted,
+    record_id: RecordId,
+    reason: EraseReason,
+    device: Option<DeviceId>,
+) -> Erasing {
     let now = region.now();
     let salt = |_| {
         let mut salt = [0; 16];
@@ -44,26 +66,16 @@ pub(super) async fn erase(
         let Agreement { agreement_id, version, .. } = signed.agreement;
         (agreement_id, version, opening(region, signed))
     });
-    let erasing = Erasing {
+    Erasing {
         record_id,
-        region: region.region.clone(),
         reason,
-        device: Some(caller.device),
+        device,
         salts: (0..WORDS_MAX).map(salt).collect(),
         openings: openings.collect(),
         encoded: withdrawal,
         expires_at: now.plus_days(KEPT_DAYS),
         now,
-    };
-    let found = region.store.erase(erasing).await.map_err(unwritten)?;
-    let erasures = list(region, ERASURES_MAX).await?;
-    let id = record_id.as_bytes().as_slice();
-    let erasure = erasures.into_iter().find(|erasure| erasure.record_id == id);
-    if !found && erasure.is_none() {
-        return Err(refuse(Reason::RecordNotFound));
     }
-    tracing::warn!(region.id = %region.region, device.id = %caller.device, reason = reason.name(), "a record was erased");
-    Ok(pb::EraseRecordResponse { erasure })
 }
 
 /// What those who have the record are told.

@@ -10,6 +10,7 @@ use domain::kernel::{AgreementId, Reason, RecordId, RegionId};
 use domain::record::Record;
 use domain::sharing::{Decision, View, explain, share};
 use domain::stream::{LastShown, Position, StreamId};
+use domain::transfer::Direction;
 use exchange::status::State;
 use prost::Message as _;
 use proto::agreement::v1 as pb;
@@ -72,7 +73,12 @@ async fn own(
     party: Option<&RegionId>,
 ) -> Result<Explained, Status> {
     let row = region.store.find_record(id).await.map_err(|error| unreadable(&error))?;
-    let row = row.ok_or_else(|| refuse(Reason::RecordNotFound))?;
+    let Some(row) = row else {
+        let transfers = region.store.list_transfers_of(id).await;
+        let transfers = transfers.map_err(|error| unreadable(&error))?;
+        let gone = transfers.iter().any(|row| row.direction == Direction::Out);
+        return Err(refuse(if gone { Reason::NotTheOwner } else { Reason::RecordNotFound }));
+    };
     let record = decode_record(&row.encoded).ok_or_else(|| refuse(Reason::Internal))?;
     let receipts = region.store.list_receipts().await.map_err(|error| unreadable(&error))?;
     let receipts: HashMap<_, _> =
@@ -222,21 +228,21 @@ async fn neighbours(
     owner: &RegionId,
     record: RecordId,
 ) -> Result<Explained, Status> {
-    let found = region.store.list_views_of(owner, record).await;
-    let found = found.map_err(|error| unreadable(&error))?;
-    if found.is_empty() {
+    let found = region.store.list_views_of(record).await;
+    let found = found.map_err(|error| unreadable(&error))?.into_iter();
+    let came = found.map(|found| came(region, found).ok_or_else(|| refuse(Reason::Internal)));
+    let came: Vec<_> = came.collect::<Result<_, _>>()?;
+    let sharings: Vec<_> =
+        came.into_iter().filter(|(origin, _)| origin == owner).map(|(_, came)| came).collect();
+    if sharings.is_empty() {
         return Err(refuse(Reason::RecordNotFound));
     }
-    let sharings: Vec<_> = found
-        .into_iter()
-        .map(|found| came(region, found).ok_or_else(|| refuse(Reason::Internal)))
-        .collect::<Result<_, _>>()?;
     let newest = sharings.iter().find_map(|sharing| sharing.revision.clone());
     Ok((newest, sharings))
 }
 
-/// How one view or withdrawal came; `None` where it cannot be read.
-fn came(region: &Hosted, found: ViewFound) -> Option<pb::Sharing> {
+/// How one view or withdrawal came, and from whom; `None` where it cannot be read.
+fn came(region: &Hosted, found: ViewFound) -> Option<(RegionId, pb::Sharing)> {
     let (source, view) = if found.source == FeedSource::Withdrawal {
         (device::Withdrawal::decode(found.encoded).ok()?.source?, None)
     } else {
@@ -252,7 +258,8 @@ fn came(region: &Hosted, found: ViewFound) -> Option<pb::Sharing> {
         Some(_) => pb::Standing::Shown,
     };
     let view = view.unwrap_or_default();
-    Some(pb::Sharing {
+    let origin = RegionId::parse(&source.origin_region).ok()?;
+    let sharing = pb::Sharing {
         agreement_id: source.agreement_id,
         agreement_version: source.agreement_version,
         title: agreement.map(|agreement| agreement.title.clone()).unwrap_or_default(),
@@ -269,7 +276,8 @@ fn came(region: &Hosted, found: ViewFound) -> Option<pb::Sharing> {
             ..pb::Delivery::default()
         }],
         ..pb::Sharing::default()
-    })
+    };
+    Some((origin, sharing))
 }
 
 /// Who would see what of an operation.
@@ -287,6 +295,7 @@ pub(super) async fn preview(
         clock_offset_ms: 0,
         now: region.now(),
         expired: false,
+        desk: true,
     };
     let (answer, shown) =
         operations::try_out(region, &sender, operation).await.map_err(|error| failed(&error))?;

@@ -5,10 +5,11 @@ mod bundle;
 pub(crate) mod desk;
 pub(crate) mod device;
 pub(crate) mod directory;
-mod erase;
+pub(crate) mod erase;
 mod explain;
 pub(crate) mod patrol;
 pub(crate) mod risk;
+pub(crate) mod transfer;
 
 use crate::hosted::{Caller, Hosted};
 use crate::status::{refuse, unreadable};

@@ -1,8 +1,8 @@
 //! A neighbour's entries become views, with the cursor, in one transaction.
 
 use super::commit::read_revision;
+use super::{Claim, TransferWord, epoch, transfer, withdrawal};
 use super::{FeedItem, FeedSource, InboxState, State};
-use super::{epoch, withdrawal};
 use crate::sqlite::{Insert, int, select_in, uint};
 use bytes::Bytes;
 use domain::kernel::{Kind, Reason, RecordId, RegionId, Revision, Timestamp};
@@ -34,6 +34,16 @@ pub struct ViewRow {
     pub salt: [u8; 16],
     /// The entry, where it does not follow from what is sent.
     pub entry: Option<Bytes>,
+    /// How it is known that the origin owns the record.
+    pub claim: Claim,
+}
+
+impl ViewRow {
+    /// Its entry, as it came.
+    fn whole_entry(&self) -> Bytes {
+        let entry = self.entry.clone().or_else(|| seal::entry::of_sent(self.encoded.clone()));
+        entry.unwrap_or_default()
+    }
 }
 
 /// What an entry comes to.
@@ -47,6 +57,15 @@ pub enum InboxItem {
     Erase(ViewRow, Vec<(u64, [u8; 32])>),
     /// Nothing to show; the cursor moves over it.
     Control {
+        /// Its salt.
+        salt: [u8; 16],
+        /// Its bytes.
+        entry: Bytes,
+    },
+    /// A word on who owns a record, which concerns this region.
+    Transfer {
+        /// What it says.
+        word: TransferWord,
         /// Its salt.
         salt: [u8; 16],
         /// Its bytes.
@@ -189,6 +208,8 @@ pub(super) fn keep_entries(
     let mut parked: Vec<ParkedLine<'_>> = Vec::new();
     let mut controls: Vec<ControlLine<'_>> = Vec::new();
     let mut erased = Vec::new();
+    // Of records that somebody else was seen to own.
+    let mut seized = Vec::new();
     // Records of which something was taken back, or came late.
     let mut stirred = HashSet::new();
     // The newest of each record under the agreement, as far as this range has changed it.
@@ -197,6 +218,16 @@ pub(super) fn keep_entries(
     for InboxEntry { seq, item } in &apply.entries {
         match item {
             InboxItem::Control { salt, entry } => controls.push((*seq, salt, entry)),
+            InboxItem::Transfer { word, salt, entry } => {
+                transfer::hear(state, conn, &apply.stream.origin, word, apply.now)?;
+                controls.push((*seq, salt, entry));
+            }
+            InboxItem::View(view) | InboxItem::Withdrawal(view) | InboxItem::Erase(view, _)
+                if view.revision.t > 0 && !transfer::may_own(conn, &apply.stream.origin, view)? =>
+            {
+                inbox.parked_count += 1;
+                seized.push((*seq, &view.salt, view.whole_entry()));
+            }
             InboxItem::View(view) | InboxItem::Withdrawal(view) | InboxItem::Erase(view, _) => {
                 let key = (&view.birth_region, view.record_id);
                 let came = (view.revision, view.share_n, apply.stream.version);
@@ -207,6 +238,7 @@ pub(super) fn keep_entries(
                     stirred.insert(key);
                 }
                 if let InboxItem::Erase(_, entries) = item {
+                    transfer::erased(state, conn, view.record_id)?;
                     let of =
                         |(seq, commitment): &(u64, [u8; 32])| (view.record_id, *seq, *commitment);
                     erased.extend(entries.iter().map(of));
@@ -234,6 +266,8 @@ pub(super) fn keep_entries(
         conn.prepare_cached("UPDATE view SET current = ?2 WHERE feed_seq = ?1")?
             .execute((feed_seq, Current::Replaced.code()))?;
     }
+    let seized = seized.iter().map(|(seq, salt, entry)| (*seq, Reason::NotTheOwner, *salt, entry));
+    parked.extend(seized);
     write_views(conn, inbox.number, &views)?;
     write_beside(conn, inbox.number, (&controls, &parked), apply.now)?;
     for (birth_region, record) in stirred {
@@ -352,7 +386,9 @@ fn newest_held<'a>(conn: &Connection, apply: &'a Apply) -> rusqlite::Result<Newe
             InboxItem::View(view) | InboxItem::Withdrawal(view) | InboxItem::Erase(view, _) => {
                 Some(view)
             }
-            InboxItem::Control { .. } | InboxItem::Parked { .. } => None,
+            InboxItem::Control { .. } | InboxItem::Transfer { .. } | InboxItem::Parked { .. } => {
+                None
+            }
         })
     };
     let ids: Vec<&[u8]> = views().map(|view| view.record_id.as_bytes().as_slice()).collect();

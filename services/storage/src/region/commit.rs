@@ -375,11 +375,7 @@ fn put_record<'a>(
     match ground.records.insert(write.record_id, fresh) {
         None => {}
         Some(Present::Stored(old_seq, _)) => {
-            conn.prepare_cached(
-                "INSERT INTO record_history (record_id, revision_t, revision_epoch, revision_n, replaced_at, expires_at, encoded)
-                 SELECT record_id, revision_t, revision_epoch, revision_n, ?2, expires_at, encoded FROM record WHERE feed_seq = ?1",
-            )?
-            .execute((old_seq, write.received_at.micros()))?;
+            keep_revision(conn, old_seq, write.received_at)?;
             rows.replaced.push(old_seq);
         }
         Some(Present::Fresh(index, old)) => {
@@ -390,13 +386,43 @@ fn put_record<'a>(
         }
     }
     rows.records.push(Some((feed_seq, write)));
+    tell(state, feed_seq, write);
+    Ok(())
+}
+
+fn tell(state: &mut State, feed_seq: u64, write: &RecordWrite) {
     state.tell(|| FeedItem {
         feed_seq,
         kind: write.kind,
         source: FeedSource::Own,
         encoded: write.encoded.clone(),
     });
+}
+
+/// Keeps a revision that is about to be replaced.
+pub(super) fn keep_revision(
+    conn: &Connection,
+    feed_seq: i64,
+    replaced_at: Timestamp,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO record_history (record_id, revision_t, revision_epoch, revision_n, replaced_at, expires_at, encoded)
+         SELECT record_id, revision_t, revision_epoch, revision_n, ?2, expires_at, encoded FROM record WHERE feed_seq = ?1",
+    )?
+    .execute((feed_seq, replaced_at.micros()))?;
     Ok(())
+}
+
+/// Writes a record that is new here, without an operation that made it.
+pub(super) fn put_new(
+    state: &mut State,
+    conn: &Connection,
+    write: &RecordWrite,
+) -> rusqlite::Result<()> {
+    state.memory.feed_seq += 1;
+    let feed_seq = state.memory.feed_seq;
+    tell(state, feed_seq, write);
+    Rows { records: vec![Some((feed_seq, write))], ..Rows::default() }.write(conn)
 }
 
 const OPERATION_HEAD: &str = "INSERT INTO operation (operation_id, digest, device_id, record_id, outcome, reason, revision_n, received_at, encoded)";

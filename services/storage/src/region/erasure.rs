@@ -11,7 +11,7 @@ use crate::writer::WriteError;
 use bytes::Bytes;
 use domain::erasure::{ENTRIES_PER_ERASE_MAX, Erase, EraseReason};
 use domain::kernel::{
-    AgreementId, DeviceId, GatewayId, Kind, Reason, RecordId, RegionId, Revision, Timestamp,
+    AgreementId, DeviceId, GatewayId, Kind, Lane, Reason, RecordId, RegionId, Revision, Timestamp,
 };
 use domain::stream::{Shown, StreamId};
 use rusqlite::{Connection, OptionalExtension as _};
@@ -23,8 +23,6 @@ use std::collections::HashSet;
 pub struct Erasing {
     /// The record.
     pub record_id: RecordId,
-    /// The region; its records alone are erased here.
-    pub region: RegionId,
     /// Why.
     pub reason: EraseReason,
     /// Who asked.
@@ -82,20 +80,29 @@ pub(super) fn run(
     let id = erasing.record_id.as_bytes().as_slice();
     let found = conn
         .prepare_cached(
-            "SELECT revision_t, revision_epoch, revision_n, kind, shown, feed_seq FROM record WHERE record_id = ?1",
+            // Of a record that has another owner by now, what this region had of it.
+            "SELECT revision_t, revision_epoch, revision_n, kind, shown, encoded FROM record WHERE record_id = ?1
+             UNION ALL
+             SELECT * FROM (SELECT h.revision_t, h.revision_epoch, h.revision_n, t.kind, t.shown, h.encoded
+               FROM transfer t JOIN record_history h ON h.record_id = t.record_id
+               WHERE t.record_id = ?1 AND t.direction = 1 AND t.state = 3 AND t.shown IS NOT NULL
+               ORDER BY h.revision_t DESC, h.revision_epoch DESC, h.revision_n DESC, t.offered_at DESC LIMIT 1)
+             LIMIT 1",
         )?
         .query_row([id], |row| {
             let (kind, shown): (i64, Vec<u8>) = (row.get(3)?, row.get(4)?);
-            Ok((read_revision(row, 0)?, Kind::try_from(kind).ok(), shown, row.get::<_, i64>(5)?))
+            Ok((read_revision(row, 0)?, Kind::try_from(kind).ok(), shown, row.get::<_, Vec<u8>>(5)?))
         })
         .optional()?;
-    let Some((Some(revision), Some(kind), shown, old_seq)) = found else { return Ok(false) };
+    let Some((Some(revision), Some(kind), shown, encoded)) = found else { return Ok(false) };
     let shown = Shown::from_bytes(&shown).ok_or(rusqlite::Error::InvalidQuery)?;
     state.memory.feed_seq += 1;
     let feed_seq = state.memory.feed_seq;
-    let last = Last { kind, revision, shown: &shown, feed_seq };
+    let (birth, transfers) =
+        seal::entry::origin_of(&encoded).ok_or(rusqlite::Error::InvalidQuery)?;
+    let last = Last { kind, revision, birth, transfers, shown: &shown, feed_seq };
     from_streams(state, conn, erasing, last)?;
-    conn.prepare_cached("DELETE FROM record WHERE feed_seq = ?1")?.execute([old_seq])?;
+    conn.prepare_cached("DELETE FROM record WHERE record_id = ?1")?.execute([id])?;
     conn.prepare_cached("DELETE FROM record_history WHERE record_id = ?1")?.execute([id])?;
     // What waits is answered: there is nothing any more that it could change.
     conn.prepare_cached(
@@ -125,6 +132,9 @@ pub(super) fn run(
 struct Last<'a> {
     kind: Kind,
     revision: Revision,
+    birth: RegionId,
+    /// How it came to this region.
+    transfers: Vec<Vec<u8>>,
     shown: &'a Shown,
     /// The erasure's place in the feed.
     feed_seq: u64,
@@ -144,7 +154,9 @@ fn from_streams(
     let mut runs = Runs::default();
     let mut salts = erasing.salts.iter().copied();
     let (mut said_in, mut left) = (HashSet::new(), Vec::new());
-    for (stream, number) in streams {
+    let from = received_under(conn, erasing.record_id)?;
+    for (stream, number) in &streams {
+        let (stream, number) = (stream.clone(), *number);
         let erased = outbox::erase(conn, &stream, number, erasing.record_id)?;
         let (Some((from, _)), Some((to, _))) = (erased.first(), erased.last()) else { continue };
         state.pending.erased.push((stream.clone(), *from, *to));
@@ -183,7 +195,28 @@ fn from_streams(
             Place { number, range: (0, 0) }.write(conn, &last, said)?;
         }
     }
+    // Whoever handed it over hears of it, also where it was shown nothing since.
+    for (stream, number) in streams.iter().rev().filter(|(stream, _)| stream.epoch == present) {
+        let lane = stream.lane == Lane::Routine;
+        let heard = said_in.iter().any(|(agreement, _)| *agreement == stream.agreement);
+        if lane && !heard && from.contains(&stream.agreement) {
+            said_in.insert((stream.agreement, stream.version));
+            let salt = salts.next().ok_or(rusqlite::Error::InvalidQuery)?;
+            let word = (salt, erasing.word(&last, stream.agreement, &[]), erasing.expires_at);
+            let said = runs.push(state, conn, stream, word, erasing.now)?.seq;
+            Place { number: *number, range: (0, 0) }.write(conn, &last, said)?;
+        }
+    }
     runs.write(state, conn)
+}
+
+/// The agreements under which a record was handed over to this region.
+fn received_under(conn: &Connection, record: RecordId) -> rusqlite::Result<Vec<AgreementId>> {
+    let mut found = conn.prepare_cached(
+        "SELECT agreement_id FROM transfer WHERE record_id = ?1 AND direction = 2 AND state = 3",
+    )?;
+    let rows = found.query_map([record.as_bytes().as_slice()], |row| row.get::<_, Vec<u8>>(0))?;
+    rows.map(|id| AgreementId::from_slice(&id?).ok_or(rusqlite::Error::InvalidQuery)).collect()
 }
 
 /// No receipt ever comes so far.
@@ -211,15 +244,16 @@ impl Erasing {
     /// The word of erasure for a stream of the agreement, which names these entries.
     fn word(&self, last: &Last<'_>, agreement: AgreementId, entries: &[(u64, [u8; 32])]) -> Bytes {
         let before = last.shown.get(agreement);
-        seal::entry::erase(&Erase {
+        let word = Erase {
             record_id: self.record_id,
             kind: last.kind,
-            birth_region: self.region.clone(),
+            birth_region: last.birth.clone(),
             revision: last.revision,
             share_n: before.map_or(1, |before| before.share_n.saturating_add(1)),
             reason: self.reason,
             entries: entries.to_vec(),
-        })
+        };
+        seal::entry::erase(&word, &last.transfers)
     }
 }
 

@@ -6,9 +6,7 @@ use super::commit::{OperationOutcome, revision};
 use crate::ReadError;
 use crate::sqlite::uint;
 use bytes::Bytes;
-use domain::kernel::{
-    DeviceId, Kind, OperationId, Reason, RecordId, RegionId, Revision, Timestamp,
-};
+use domain::kernel::{DeviceId, Kind, OperationId, Reason, RecordId, Revision, Timestamp};
 use domain::stream::Shown;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -86,11 +84,12 @@ pub struct ListedRow {
 const FEED: &str = "SELECT feed_seq, kind, 1 AS source, encoded FROM record WHERE feed_seq > $1
     UNION ALL SELECT feed_seq, kind, 2 + withdrawn, encoded FROM view WHERE feed_seq > $1 AND current > 0
     UNION ALL SELECT feed_seq, kind, 3, encoded FROM erasure WHERE feed_seq > $1
+    UNION ALL SELECT feed_seq, kind, 3, gone FROM transfer WHERE feed_seq > $1
     ORDER BY feed_seq LIMIT $2";
 const RECORD_ONE: &str = "SELECT record_id, kind, revision_t, revision_epoch, revision_n, encoded, shown FROM record WHERE record_id = $1";
 // What each agreement shows of a record or has withdrawn: the newest first, views before withdrawals.
 const VIEWS_OF: &str =
-    "SELECT kind, withdrawn, encoded FROM view WHERE record_id = $1 AND birth_region = $2 AND current = 1
+    "SELECT kind, withdrawn, encoded FROM view WHERE record_id = $1 AND current = 1
     ORDER BY withdrawn, revision_t DESC, revision_epoch DESC, revision_n DESC, feed_seq DESC";
 const PAGE: &str = "SELECT feed_seq, 1 AS source, encoded FROM record WHERE kind = $1 AND feed_seq < $2
     UNION ALL SELECT v.feed_seq, 2, v.encoded FROM view v WHERE v.kind = $1 AND v.feed_seq < $2 AND v.current = 1 AND v.withdrawn = 0
@@ -148,19 +147,14 @@ impl Store {
     }
 
     /// What each agreement shows of a neighbour's record or has withdrawn: the newest first, views before
-    /// withdrawals.
+    /// withdrawals. Of whom each came from, it says so itself.
     ///
     /// # Errors
     /// When the store cannot be read.
     #[tracing::instrument(name = "db.views.list", level = "debug", skip_all)]
-    pub async fn list_views_of(
-        &self,
-        birth_region: &RegionId,
-        record: RecordId,
-    ) -> Result<Vec<ViewFound>, ReadError> {
+    pub async fn list_views_of(&self, record: RecordId) -> Result<Vec<ViewFound>, ReadError> {
         let rows = sqlx::query(VIEWS_OF)
             .bind(record.as_bytes().as_slice())
-            .bind(birth_region.as_str())
             .fetch_all(&self.readers)
             .await?;
         rows.iter()

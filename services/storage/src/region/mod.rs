@@ -16,6 +16,7 @@ mod stream;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod turn;
 mod withdrawal;
 
@@ -36,6 +37,7 @@ pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, ViewFound, 
 pub use outbox::OutboxEntry;
 pub use release::{ParkedEntry, Release};
 pub use stream::{DigestRow, ReceiptRow, StreamRow};
+pub use transfer::{Claim, Offered, Step, TransferRow, TransferStep, TransferWord};
 pub use turn::{Places, Reshare, Turn, TurnPage};
 
 use crate::ReadError;
@@ -71,6 +73,8 @@ pub struct Committed {
     pub inbox: Arc<[(StreamId, Position)]>,
     /// Receipts of other parties came in.
     pub receipts: bool,
+    /// An offer of a record stands otherwise.
+    pub transfers: bool,
     /// Ranges of streams that this region writes and that were sealed with what is erased now.
     pub erased: Arc<[(StreamId, u64, u64)]>,
 }
@@ -106,6 +110,7 @@ pub(crate) enum Job {
     NoteBeside(Call<(RegionId, Epoch), ()>),
     Release(Call<Release, u64>),
     Expire(Call<Expired, ()>),
+    Transfer(Call<TransferStep, CommitVerdict>),
 }
 
 /// Names of the kinds of jobs, in the order of [`Answer::kind`].
@@ -126,6 +131,7 @@ const JOB_KINDS: &[&str] = &[
     "note_beside",
     "release",
     "expire",
+    "transfer",
 ];
 
 impl Store {
@@ -357,6 +363,7 @@ pub(crate) struct Pending {
     erased: Vec<(StreamId, u64, u64)>,
     inbox: HashMap<StreamId, Position>,
     receipts: bool,
+    transfers: bool,
     now: Option<Timestamp>,
     /// The set of watchers before the transaction, when it changes the set.
     watchers_before: Option<Option<i64>>,
@@ -383,7 +390,8 @@ impl Memory {
         let feed_seq: i64 = conn.query_row(
             "SELECT max(coalesce((SELECT max(feed_seq) FROM record), 0),
                         coalesce((SELECT max(feed_seq) FROM view), 0),
-                        coalesce((SELECT max(feed_seq) FROM erasure), 0))",
+                        coalesce((SELECT max(feed_seq) FROM erasure), 0),
+                        coalesce((SELECT max(feed_seq) FROM transfer), 0))",
             [],
             |row| row.get(0),
         )?;
@@ -400,7 +408,12 @@ impl Memory {
         Ok(Self {
             feed_seq: sqlite::uint(feed_seq).max(kept),
             streams: stream::load(conn)?,
-            footing: Footing { turns: 0, present: epoch::load(conn)?, in_force: turn::load(conn)? },
+            footing: Footing {
+                turns: 0,
+                present: epoch::load(conn)?,
+                in_force: turn::load(conn)?,
+                offered: transfer::load(conn)?,
+            },
             inboxes: apply::load(conn)?,
             watcher_set: None,
             disclosure_hash,
@@ -484,6 +497,10 @@ impl State {
                 expiry::run(self, conn, &call.input)?;
                 call.set(());
             }
+            Job::Transfer(call) => {
+                let verdict = transfer::run(self, conn, &call.input)?;
+                call.set(verdict);
+            }
         }
         Ok(())
     }
@@ -526,6 +543,7 @@ impl crate::writer::Apply for State {
             streams: pending.streams.into_iter().collect(),
             inbox: pending.inbox.into_iter().collect(),
             receipts: pending.receipts,
+            transfers: pending.transfers,
             erased: pending.erased.into(),
         }));
     }
@@ -565,6 +583,7 @@ impl Answer for Job {
             Self::NoteBeside(call) => call.answer(flushed),
             Self::Release(call) => call.answer(flushed),
             Self::Expire(call) => call.answer(flushed),
+            Self::Transfer(call) => call.answer(flushed),
         }
     }
 
@@ -586,6 +605,7 @@ impl Answer for Job {
             Self::NoteBeside(_) => 13,
             Self::Release(_) => 14,
             Self::Expire(_) => 15,
+            Self::Transfer(_) => 16,
         }
     }
 }

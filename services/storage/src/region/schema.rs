@@ -43,6 +43,10 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         number: 9,
         sql: include_str!("../../migrations/sqlite/region/0009_find_what_expires.sql"),
     },
+    Migration {
+        number: 10,
+        sql: include_str!("../../migrations/sqlite/region/0010_let_records_change_hands.sql"),
+    },
 ];
 
 /// Makes sure the file is this region's; one that is new begins in `epoch`.

@@ -78,8 +78,11 @@ fn every_statement_of_the_readers_can_be_prepared() {
         &[depth::REGION],
     ]
     .concat()
+    .into_iter()
+    .map(str::to_owned)
+    .chain(transfer::statements())
     {
-        assert!(conn.prepare(sql).is_ok(), "{sql}");
+        assert!(conn.prepare(&sql).is_ok(), "{sql}");
     }
 }
 

@@ -11,7 +11,7 @@ use domain::kernel::{AgreementId, Epoch, RecordId, Timestamp};
 use domain::stream::{Shown, StreamId};
 use rusqlite::{Connection, OptionalExtension as _};
 use sqlx::Row as _;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A version that comes into force.
 #[derive(Clone, Debug)]
@@ -81,6 +81,8 @@ pub(super) struct Footing {
     pub(super) present: Present,
     /// By agreement.
     pub(super) in_force: HashMap<AgreementId, u32>,
+    /// Records that nobody changes: they are offered, or gone and still here.
+    pub(super) offered: HashSet<RecordId>,
 }
 
 /// Footing in force.

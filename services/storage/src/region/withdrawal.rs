@@ -69,6 +69,8 @@ pub(super) fn erase(
         .prepare_cached(
             "SELECT salt, entry, encoded FROM view WHERE record_id = ?1 AND inbox_no = ?2 AND seq = ?3
              UNION ALL SELECT salt, entry, NULL FROM parked
+             WHERE instr(entry, ?1) > 0 AND inbox_no = ?2 AND seq = ?3
+             UNION ALL SELECT salt, entry, NULL FROM control
              WHERE instr(entry, ?1) > 0 AND inbox_no = ?2 AND seq = ?3",
         )?
         .query_row(place, |row| {
@@ -88,7 +90,8 @@ pub(super) fn erase(
         .execute((inbox.number, int(seq)))?;
     inbox.parked_count = inbox.parked_count.saturating_sub(parked as u64);
     conn.prepare_cached(
-        "INSERT INTO control (inbox_no, seq, salt, entry) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO control (inbox_no, seq, salt, entry) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (inbox_no, seq) DO UPDATE SET salt = excluded.salt, entry = excluded.entry",
     )?
     .execute((
         inbox.number,

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use storage::WriteError;
 use storage::region::{
-    Base, Commit, CommitItem, InboxEntry, InboxItem, Opening, OperationOutcome, OperationRow,
-    RecordWrite, ShareWrite, Store, ViewRow, Watcher,
+    Base, Claim, Commit, CommitItem, InboxEntry, InboxItem, Opening, OperationOutcome,
+    OperationRow, RecordWrite, ShareWrite, Store, ViewRow, Watcher,
 };
 
 /// 2026-07-01T00:00:00Z.
@@ -227,6 +227,7 @@ pub(crate) fn view_row(birth: &str, of: i64, n: u64, share_n: u64) -> ViewRow {
         encoded: format!("{birth} {of} {n} {share_n}").into_bytes().into(),
         salt: [n as u8; 16],
         entry: None,
+        claim: Claim::Proven,
     }
 }
 
