@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use domain::erasure::Erase;
-use domain::kernel::{RecordId, RegionId};
+use domain::kernel::RecordId;
 use domain::stream::{Parent, Position};
 use prost::Message as _;
 use proto::convert::entry::{self, Entry};
@@ -27,13 +27,6 @@ pub fn end(successor_version: u32, successor_sha256: &[u8; 32]) -> Bytes {
 /// The entry that says that a record was erased; `transfers` is how it came to its owner.
 pub fn erase(erase: &Erase, transfers: &[Vec<u8>]) -> Bytes {
     entry::encode_erase(erase, transfers)
-}
-
-/// Where a record was born, and how it came to its owner, as its encoded `kernel.v1.Record` says.
-pub fn origin_of(record: &[u8]) -> Option<(RegionId, Vec<Vec<u8>>)> {
-    let meta = proto::kernel::v1::Record::decode(record).ok()?.meta?;
-    let transfers = meta.transfers.iter().map(prost::Message::encode_to_vec).collect();
-    Some((RegionId::parse(&meta.birth_region).ok()?, transfers))
 }
 
 /// The entry of a view, as it follows from the encoded `device.v1.NeighbourView` that watchers are sent.

@@ -154,3 +154,64 @@ fn nobody_shows_or_withdraws_what_is_not_its_own() {
     ];
     assert_eq!(items(&entries)[1..], ["NOT_THE_OWNER"; 5]);
 }
+
+/// The acceptance by which `huolu`'s record came to `daluba`, as the one and the other have signed it.
+fn accepted(from_key: &str, to_key: &str, record: RecordId) -> SignedObject {
+    let of = routine();
+    let offer = Offer {
+        record_id: record,
+        kind: Kind::Event,
+        birth_region: slug("huolu"),
+        revision: Revision { t: 0, epoch: of.epoch, n: 4 },
+        from: slug("huolu"),
+        to: slug("daluba"),
+        agreement: of.agreement,
+        sealed_sha256: [1; 32],
+        offered_at: NOW,
+    };
+    let object = transfer::sign_offer(&offer, &signing(from_key));
+    let revision = Revision { t: 1, epoch: of.epoch, n: 5 };
+    let signer = (&slug("daluba"), &signing(to_key));
+    transfer::sign_accept(object, revision, NOW, signer)
+}
+
+#[test]
+fn a_record_from_elsewhere_is_its_new_owners_when_both_have_signed() {
+    let of = routine();
+    let shown = |t: u32, transfers: Vec<SignedObject>| {
+        let view = entry::decode(view(&of, "huolu", "daluba")).unwrap();
+        let Entry::View(_, bytes) = view else { panic!("a view") };
+        let mut view = kernel::View::decode(bytes).unwrap();
+        let meta = view.meta.as_mut().unwrap();
+        meta.revision = Some((&Revision { t, epoch: of.epoch, n: 5 }).into());
+        meta.transfers = transfers;
+        entry::wrap(&view.encode_to_vec())
+    };
+    let good = || accepted("huolu", "daluba", record_id(1));
+    let cases = [
+        (shown(1, vec![good()]), "view"),
+        // What comes behind says where it went.
+        (shown(1, vec![good(), good()]), "view"),
+        (shown(1, Vec::new()), "NOT_THE_OWNER"),
+        (shown(0, vec![good()]), "NOT_THE_OWNER"),
+        (shown(2, vec![good(), good()]), "NOT_THE_OWNER"),
+        (shown(1, vec![accepted("huolu", "daluba", record_id(2))]), "NOT_THE_OWNER"),
+    ];
+    for (entry, expected) in cases {
+        assert_eq!(items(&[start(), entry])[1], expected);
+    }
+    // Signed by nobody who is listed with that key: to be seen before, or parked where it is filed.
+    let claims = |transfers: Vec<SignedObject>| {
+        let mut log = Log::new(&of);
+        [start(), shown(1, transfers)].into_iter().for_each(|entry| log.push(entry));
+        let apply = found(log.positions[0], &[log.segment(1, 2)]).unwrap().unwrap();
+        let InboxItem::View(row) = &apply.entries[1].item else { panic!("a view") };
+        row.claim
+    };
+    assert_eq!(claims(vec![good()]), Claim::Proven);
+    assert_eq!(claims(vec![accepted("another", "daluba", record_id(1))]), Claim::Unproven);
+    assert_eq!(claims(vec![accepted("huolu", "another", record_id(1))]), Claim::Unproven);
+    let mut forged = good();
+    forged.signatures[0].signature = Bytes::from_static(&[1; 64]);
+    assert_eq!(items(&[start(), shown(1, vec![forged])])[1], "NOT_THE_OWNER");
+}

@@ -1,12 +1,13 @@
 //! Erasing a record, and who has confirmed that it erased it too.
 
 use crate::hosted::{Caller, Hosted};
+use crate::operations::decode_record;
 use crate::shares::opening;
 use crate::status::{refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
 use domain::agreement::Agreement;
 use domain::erasure::EraseReason;
-use domain::kernel::{DeviceId, Kind, Reason, RecordId};
+use domain::kernel::{DeviceId, Kind, Reason, RecordId, RegionId};
 use prost::Message as _;
 use proto::agreement::v1 as pb;
 use proto::convert::kernel::encode_time;
@@ -72,10 +73,17 @@ pub(crate) fn erasing(
         device,
         salts: (0..WORDS_MAX).map(salt).collect(),
         openings: openings.collect(),
+        origin,
         encoded: withdrawal,
         expires_at: now.plus_days(KEPT_DAYS),
         now,
     }
+}
+
+/// Where a stored record was born, and how it came to this region.
+fn origin(record: &[u8]) -> Option<(RegionId, Vec<Vec<u8>>)> {
+    let meta = decode_record(&Bytes::copy_from_slice(record))?.meta;
+    Some((meta.birth_region, meta.transfers))
 }
 
 /// What those who have the record are told.

@@ -32,6 +32,8 @@ pub struct Erasing {
     /// How the streams of each agreement version open of which the region is a party: what stands in an epoch that was
     /// left is called off in the present one.
     pub openings: Vec<(AgreementId, u32, Opening)>,
+    /// Where a record was born, and how it came to this region.
+    pub origin: fn(&[u8]) -> Option<(RegionId, Vec<Vec<u8>>)>,
     /// What watchers are sent, by the record's kind; opaque here.
     pub encoded: fn(RecordId, Kind) -> Bytes,
     /// Until when the words of erasure are kept.
@@ -98,8 +100,7 @@ pub(super) fn run(
     let shown = Shown::from_bytes(&shown).ok_or(rusqlite::Error::InvalidQuery)?;
     state.memory.feed_seq += 1;
     let feed_seq = state.memory.feed_seq;
-    let (birth, transfers) =
-        seal::entry::origin_of(&encoded).ok_or(rusqlite::Error::InvalidQuery)?;
+    let (birth, transfers) = (erasing.origin)(&encoded).ok_or(rusqlite::Error::InvalidQuery)?;
     let last = Last { kind, revision, birth, transfers, shown: &shown, feed_seq };
     from_streams(state, conn, erasing, last)?;
     conn.prepare_cached("DELETE FROM record WHERE record_id = ?1")?.execute([id])?;

@@ -148,7 +148,7 @@ async fn a_record_of_the_same_id_born_elsewhere_hides_nothing() {
     world.store.apply(range(&honest, 0, vec![view(1, 1, 1)])).await.unwrap();
     let found = world.store.list_views_of(record(1)).await.unwrap();
     let found: Vec<_> = found.iter().map(|found| &found.encoded[..]).collect();
-    assert_eq!(found, ["huolu 1 99 99", "daluba 1 1 1"]);
+    assert_eq!(found, [&b"huolu 1 99 99"[..], b"daluba 1 1 1"]);
     let page = world.store.list_kind(Kind::Event, Views::With, u64::MAX, 9).await.unwrap();
     assert_eq!(page.len(), 2);
 }

@@ -308,11 +308,11 @@ async fn what_was_erased_is_waited_for_by_nothing_and_never_there_again() {
     world.store.commit(commit(vec![write(1, 1, 1), waits])).await.unwrap();
     let erasing = Erasing {
         record_id: record(1),
-        region: slug("xiaonanhai"),
         reason: EraseReason::Privacy,
         device: None,
         salts: Vec::new(),
         openings: Vec::new(),
+        origin: |_| Some((slug("xiaonanhai"), Vec::new())),
         encoded: |_, _| bytes::Bytes::from_static(b"withdrawn"),
         expires_at: NOW.plus_days(9),
         now: NOW,

@@ -14,5 +14,6 @@ mod commit;
 mod epoch;
 mod gateway;
 mod region;
+mod transfer;
 mod turn;
 mod world;
