@@ -307,9 +307,10 @@ fn obstacle(
     };
     let by_grant = clause.grant != Grant::RiverForest
         || category.is_some_and(|category| RIVER_AND_FOREST.contains(&category));
-    let covers = match clause.grant {
-        Grant::Transfer => body.kind() == Kind::Event,
-        grant => !granted_fields(body.kind(), grant).is_empty(),
+    let covers = if clause.grant == Grant::Transfer {
+        body.kind() == Kind::Event
+    } else {
+        !granted_fields(body.kind(), clause.grant).is_empty()
     };
     if !covers {
         Some(Withhold::Kind)
