@@ -137,6 +137,11 @@ const TAKES: &[(&str, Take)] = &[
     ("wuling.directory.v1.ListRegionsRequest", plain::<directory::ListRegionsRequest>),
     ("wuling.agreement.v1.ListAgreementsRequest", plain::<agreement::ListAgreementsRequest>),
     ("wuling.agreement.v1.WatchStreamsRequest", plain::<agreement::WatchStreamsRequest>),
+    ("wuling.agreement.v1.OfferRecordRequest", plain::<agreement::OfferRecordRequest>),
+    ("wuling.agreement.v1.RecallOfferRequest", plain::<agreement::RecallOfferRequest>),
+    ("wuling.agreement.v1.AcceptOfferRequest", plain::<agreement::AcceptOfferRequest>),
+    ("wuling.agreement.v1.ReturnOfferRequest", plain::<agreement::ReturnOfferRequest>),
+    ("wuling.agreement.v1.ListTransfersRequest", plain::<agreement::ListTransfersRequest>),
     ("wuling.agreement.v1.GetStreamDigestRequest", digest),
     ("wuling.agreement.v1.ExplainRecordRequest", plain::<agreement::ExplainRecordRequest>),
     ("wuling.agreement.v1.PreviewOperationRequest", |bytes, _| {

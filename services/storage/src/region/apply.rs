@@ -204,23 +204,16 @@ pub(super) fn keep_entries(
     inbox: &mut InboxState,
     apply: &Apply,
 ) -> rusqlite::Result<()> {
-    let mut views: Vec<Line<'_>> = Vec::with_capacity(apply.entries.len());
-    let mut parked: Vec<ParkedLine<'_>> = Vec::new();
-    let mut controls: Vec<ControlLine<'_>> = Vec::new();
-    let mut erased = Vec::new();
+    let mut filed = Filed { newest: newest_held(conn, apply)?, ..Filed::default() };
+    filed.views.reserve(apply.entries.len());
     // Of records that somebody else was seen to own.
     let mut seized = Vec::new();
-    // Records of which something was taken back, or came late.
-    let mut stirred = HashSet::new();
-    // The newest of each record under the agreement, as far as this range has changed it.
-    let mut newest = newest_held(conn, apply)?;
-    let mut replaced = Vec::new();
     for InboxEntry { seq, item } in &apply.entries {
         match item {
-            InboxItem::Control { salt, entry } => controls.push((*seq, salt, entry)),
+            InboxItem::Control { salt, entry } => filed.controls.push((*seq, salt, entry)),
             InboxItem::Transfer { word, salt, entry } => {
                 transfer::hear(state, conn, &apply.stream.origin, word, apply.now)?;
-                controls.push((*seq, salt, entry));
+                filed.controls.push((*seq, salt, entry));
             }
             InboxItem::View(view) | InboxItem::Withdrawal(view) | InboxItem::Erase(view, _)
                 if view.revision.t > 0 && !transfer::may_own(conn, &apply.stream.origin, view)? =>
@@ -228,56 +221,93 @@ pub(super) fn keep_entries(
                 inbox.parked_count += 1;
                 seized.push((*seq, &view.salt, view.whole_entry()));
             }
-            InboxItem::View(view) | InboxItem::Withdrawal(view) | InboxItem::Erase(view, _) => {
-                let key = (&view.birth_region, view.record_id);
-                let came = (view.revision, view.share_n, apply.stream.version);
-                let is_newest = overrule(&mut newest, key, came, &mut views, &mut replaced);
-                let current = if is_newest { Current::Newest } else { Current::History };
-                let withdrawn = !matches!(item, InboxItem::View(_));
-                if withdrawn || !is_newest {
-                    stirred.insert(key);
-                }
-                if let InboxItem::Erase(_, entries) = item {
-                    transfer::erased(state, conn, view.record_id)?;
-                    let of =
-                        |(seq, commitment): &(u64, [u8; 32])| (view.record_id, *seq, *commitment);
-                    erased.extend(entries.iter().map(of));
-                }
-                state.memory.feed_seq += 1;
-                let feed_seq = state.memory.feed_seq;
-                views.push(Line { feed_seq, seq: *seq, view, withdrawn, current });
-                if is_newest {
-                    let source = if withdrawn { FeedSource::Withdrawal } else { FeedSource::View };
-                    state.tell(|| FeedItem {
-                        feed_seq,
-                        kind: view.kind,
-                        source,
-                        encoded: view.encoded.clone(),
-                    });
-                }
+            InboxItem::View(view) | InboxItem::Withdrawal(view) => {
+                let withdrawn = matches!(item, InboxItem::Withdrawal(_));
+                filed.file(state, apply.stream.version, *seq, (view, withdrawn));
+            }
+            InboxItem::Erase(view, entries) => {
+                transfer::erased(state, conn, view.record_id)?;
+                let of = |(seq, commitment): &(u64, [u8; 32])| (view.record_id, *seq, *commitment);
+                filed.erased.extend(entries.iter().map(of));
+                filed.file(state, apply.stream.version, *seq, (view, true));
             }
             InboxItem::Parked { reason, salt, entry } => {
                 inbox.parked_count += 1;
-                parked.push((*seq, *reason, salt, entry));
+                filed.parked.push((*seq, *reason, salt, entry));
             }
         }
     }
-    for feed_seq in replaced {
-        conn.prepare_cached("UPDATE view SET current = ?2 WHERE feed_seq = ?1")?
-            .execute((feed_seq, Current::Replaced.code()))?;
-    }
     let seized = seized.iter().map(|(seq, salt, entry)| (*seq, Reason::NotTheOwner, *salt, entry));
-    parked.extend(seized);
-    write_views(conn, inbox.number, &views)?;
-    write_beside(conn, inbox.number, (&controls, &parked), apply.now)?;
-    for (birth_region, record) in stirred {
-        state.unsettled |= withdrawal::empty(conn, birth_region, record, apply.stream.agreement)?;
+    filed.parked.extend(seized);
+    filed.write(state, conn, inbox, apply)
+}
+
+/// Entries of a range, as they are written.
+#[derive(Default)]
+struct Filed<'a> {
+    views: Vec<Line<'a>>,
+    parked: Vec<ParkedLine<'a>>,
+    controls: Vec<ControlLine<'a>>,
+    /// The newest of each record under the agreement, as far as this range has changed it.
+    newest: Newest<'a>,
+    /// Places in the feed of views that are the newest no more.
+    replaced: Vec<i64>,
+    /// Records of which something was taken back, or came late.
+    stirred: HashSet<RecordKey<'a>>,
+    /// Entries of records that were erased: record, seq, commitment.
+    erased: Vec<(RecordId, u64, [u8; 32])>,
+}
+
+impl<'a> Filed<'a> {
+    /// A view, or what is left of one.
+    fn file(
+        &mut self,
+        state: &mut State,
+        version: u32,
+        seq: u64,
+        (view, withdrawn): (&'a ViewRow, bool),
+    ) {
+        let key = (&view.birth_region, view.record_id);
+        let came = (view.revision, view.share_n, version);
+        let Self { newest, views, replaced, .. } = self;
+        let is_newest = overrule(newest, key, came, views, replaced);
+        let current = if is_newest { Current::Newest } else { Current::History };
+        if withdrawn || !is_newest {
+            self.stirred.insert(key);
+        }
+        state.memory.feed_seq += 1;
+        let feed_seq = state.memory.feed_seq;
+        self.views.push(Line { feed_seq, seq, view, withdrawn, current });
+        if is_newest {
+            let source = if withdrawn { FeedSource::Withdrawal } else { FeedSource::View };
+            let (kind, encoded) = (view.kind, &view.encoded);
+            state.tell(|| FeedItem { feed_seq, kind, source, encoded: encoded.clone() });
+        }
     }
-    for (record, seq, commitment) in erased {
-        withdrawal::erase(conn, inbox, record, seq, Some(&commitment))?;
-        state.unsettled = true;
+
+    fn write(
+        self,
+        state: &mut State,
+        conn: &Connection,
+        inbox: &mut InboxState,
+        apply: &Apply,
+    ) -> rusqlite::Result<()> {
+        for feed_seq in self.replaced {
+            conn.prepare_cached("UPDATE view SET current = ?2 WHERE feed_seq = ?1")?
+                .execute((feed_seq, Current::Replaced.code()))?;
+        }
+        write_views(conn, inbox.number, &self.views)?;
+        write_beside(conn, inbox.number, (&self.controls, &self.parked), apply.now)?;
+        for (birth_region, record) in self.stirred {
+            let agreement = apply.stream.agreement;
+            state.unsettled |= withdrawal::empty(conn, birth_region, record, agreement)?;
+        }
+        for (record, seq, commitment) in self.erased {
+            withdrawal::erase(conn, inbox, record, seq, Some(&commitment))?;
+            state.unsettled = true;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// An entry that shows nothing: seq, salt, bytes.

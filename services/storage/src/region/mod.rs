@@ -9,6 +9,7 @@ mod epoch;
 mod erasure;
 mod expiry;
 mod feed;
+mod job;
 mod outbox;
 mod release;
 mod schema;
@@ -44,10 +45,11 @@ use crate::ReadError;
 use crate::depth::{self, DepthRow};
 use crate::metrics::Metrics;
 use crate::sqlite::{self, OpenError};
-use crate::writer::{Answer, Call, Look, Queue, WriteError, Writer};
+use crate::writer::{Look, Queue, WriteError, Writer};
 use device::Devices;
-use domain::kernel::{AgreementId, DeviceId, Epoch, GatewayId, RegionId, Timestamp};
+use domain::kernel::{AgreementId, DeviceId, Epoch, RegionId, Timestamp};
 use domain::stream::{Position, StreamId};
+use job::{JOB_KINDS, Job};
 use outbox::{Recent, Run};
 use rusqlite::{Connection, OptionalExtension as _};
 use schema::{MIGRATIONS, own};
@@ -91,48 +93,6 @@ pub struct Store {
     footing: Arc<Mutex<Footing>>,
     metrics: Metrics,
 }
-
-#[derive(Debug)]
-pub(crate) enum Job {
-    Commit(Call<Commit, CommitVerdict>),
-    Apply(Call<Apply, Applied>),
-    Receipt(Call<ReceiptRow, bool>),
-    Disclose(Call<Disclosure, ()>),
-    Watchers(Call<(Timestamp, Vec<Watcher>), ()>),
-    Code(Call<EnrolmentCode, ()>),
-    Enrol(Call<Enrolment, EnrolVerdict>),
-    Revoke(Call<(DeviceId, Timestamp), bool>),
-    Turn(Call<Turn, ()>),
-    TurnPage(Call<TurnPage, ()>),
-    Erase(Call<Erasing, bool>),
-    Replaced(Call<(GatewayId, StreamId, u64, u64), ()>),
-    OpenEpoch(Call<OpenEpoch, Epoch>),
-    NoteBeside(Call<(RegionId, Epoch), ()>),
-    Release(Call<Release, u64>),
-    Expire(Call<Expired, ()>),
-    Transfer(Call<TransferStep, CommitVerdict>),
-}
-
-/// Names of the kinds of jobs, in the order of [`Answer::kind`].
-const JOB_KINDS: &[&str] = &[
-    "commit",
-    "apply",
-    "receipt",
-    "disclose",
-    "watchers",
-    "code",
-    "enrol",
-    "revoke",
-    "turn",
-    "turn_page",
-    "erase",
-    "replaced",
-    "open_epoch",
-    "note_beside",
-    "release",
-    "expire",
-    "transfer",
-];
 
 impl Store {
     /// Opens or makes the store of `region` at `path`; `epoch` is used when it is made. The writer must
@@ -431,81 +391,6 @@ impl State {
     }
 }
 
-impl State {
-    /// Does what one job asks for; commits are done together, before.
-    fn run(&mut self, conn: &Connection, job: &mut Job) -> rusqlite::Result<()> {
-        match job {
-            Job::Commit(_) => {}
-            Job::Apply(call) => {
-                let verdict = apply::run(self, conn, &call.input)?;
-                call.set(verdict);
-            }
-            Job::Receipt(call) => {
-                let kept = stream::keep_receipt(self, conn, &call.input)?;
-                call.set(kept);
-            }
-            Job::Disclose(call) => {
-                disclosure::insert(self, conn, &call.input)?;
-                call.set(());
-            }
-            Job::Watchers(call) => {
-                disclosure::set_watchers(self, conn, call.input.0, &call.input.1)?;
-                call.set(());
-            }
-            Job::Code(call) => {
-                device::insert_code(conn, &call.input)?;
-                call.set(());
-            }
-            Job::Enrol(call) => {
-                let verdict = device::enrol(conn, &call.input)?;
-                call.set(verdict);
-            }
-            Job::Revoke(call) => {
-                let found = device::revoke(conn, call.input.0, call.input.1)?;
-                self.pending.revoked.push(call.input.0);
-                call.set(found);
-            }
-            Job::Turn(call) => {
-                turn::begin(self, conn, &call.input)?;
-                call.set(());
-            }
-            Job::TurnPage(call) => {
-                turn::page(self, conn, &call.input)?;
-                call.set(());
-            }
-            Job::Erase(call) => {
-                let found = erasure::run(self, conn, &call.input)?;
-                call.set(found);
-            }
-            Job::Replaced(call) => {
-                erasure::confirm(self, conn, &call.input)?;
-                call.set(());
-            }
-            Job::OpenEpoch(call) => {
-                let present = epoch::open(self, conn, &call.input)?;
-                call.set(present);
-            }
-            Job::NoteBeside(call) => {
-                epoch::note_beside(self, conn, &call.input)?;
-                call.set(());
-            }
-            Job::Release(call) => {
-                let count = release::run(self, conn, &call.input)?;
-                call.set(count);
-            }
-            Job::Expire(call) => {
-                expiry::run(self, conn, &call.input)?;
-                call.set(());
-            }
-            Job::Transfer(call) => {
-                let verdict = transfer::run(self, conn, &call.input)?;
-                call.set(verdict);
-            }
-        }
-        Ok(())
-    }
-}
-
 impl crate::writer::Apply for State {
     type Job = Job;
 
@@ -561,51 +446,5 @@ impl crate::writer::Apply for State {
         let footing = self.footing.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.memory = Memory { watcher_set, footing, ..Memory::load(conn)? };
         Ok(())
-    }
-}
-
-impl Answer for Job {
-    fn answer(&mut self, flushed: Result<(), WriteError>) {
-        match self {
-            Self::Commit(call) => call.answer(flushed),
-            Self::Apply(call) => call.answer(flushed),
-            Self::Receipt(call) => call.answer(flushed),
-            Self::Disclose(call) => call.answer(flushed),
-            Self::Watchers(call) => call.answer(flushed),
-            Self::Code(call) => call.answer(flushed),
-            Self::Enrol(call) => call.answer(flushed),
-            Self::Revoke(call) => call.answer(flushed),
-            Self::Turn(call) => call.answer(flushed),
-            Self::TurnPage(call) => call.answer(flushed),
-            Self::Erase(call) => call.answer(flushed),
-            Self::Replaced(call) => call.answer(flushed),
-            Self::OpenEpoch(call) => call.answer(flushed),
-            Self::NoteBeside(call) => call.answer(flushed),
-            Self::Release(call) => call.answer(flushed),
-            Self::Expire(call) => call.answer(flushed),
-            Self::Transfer(call) => call.answer(flushed),
-        }
-    }
-
-    fn kind(&self) -> usize {
-        match self {
-            Self::Commit(_) => 0,
-            Self::Apply(_) => 1,
-            Self::Receipt(_) => 2,
-            Self::Disclose(_) => 3,
-            Self::Watchers(_) => 4,
-            Self::Code(_) => 5,
-            Self::Enrol(_) => 6,
-            Self::Revoke(_) => 7,
-            Self::Turn(_) => 8,
-            Self::TurnPage(_) => 9,
-            Self::Erase(_) => 10,
-            Self::Replaced(_) => 11,
-            Self::OpenEpoch(_) => 12,
-            Self::NoteBeside(_) => 13,
-            Self::Release(_) => 14,
-            Self::Expire(_) => 15,
-            Self::Transfer(_) => 16,
-        }
     }
 }
