@@ -7,15 +7,20 @@
 use crate::doors::uuid;
 use crate::harness::{Dice, event, sos};
 use cli::phone::fresh;
-use domain::kernel::{AgreementId, Clock as _, Entropy as _, Epoch, Lane, Timestamp};
+use domain::kernel::{
+    AgreementId, Clock as _, Entropy as _, Epoch, Lane, RecordId, Revision, Timestamp,
+};
 use domain::operation::Change;
 use domain::stream::StreamId;
+use domain::transfer::Offer;
 use prost::Message;
 use prost::bytes::Bytes;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
 };
 use proto::agreement::v1 as agreement;
+use proto::convert::entry::Entry;
+use proto::convert::transfer::{self, Word};
 use proto::convert::{Path, entry};
 use proto::device::v1 as device;
 use proto::directory::v1 as directory;
@@ -244,6 +249,38 @@ fn link_response(bytes: &[u8], verify: bool) -> bool {
     }
 }
 
+/// Takes a word on who owns a record, down to what was signed.
+fn word_of(word: Word) -> bool {
+    match word {
+        Word::Offer { offer, .. } => transfer::decode_offer(&offer.body).is_ok(),
+        Word::Accept(accept) => transfer::decode_accept(&accept.body)
+            .is_ok_and(|accept| transfer::decode_offer(&accept.offer.body).is_ok()),
+        Word::Recall(_) | Word::Return(..) => true,
+    }
+}
+
+/// An offer and its acceptance.
+fn words() -> impl Iterator<Item = Word> {
+    let (stream, now) = (stream(), SystemClock.now());
+    let revision = Revision { t: 0, epoch: stream.epoch, n: 1 };
+    let offer = Offer {
+        record_id: RecordId::mint(now, &SystemEntropy),
+        kind: domain::kernel::Kind::Event,
+        birth_region: stream.origin.clone(),
+        revision,
+        from: stream.origin.clone(),
+        to: "xianfeng".parse().unwrap(),
+        agreement: stream.agreement,
+        sealed_sha256: [1; 32],
+        offered_at: now,
+    };
+    let signed = seal::transfer::sign_offer(&offer, &key());
+    let signer = (&offer.to, &key());
+    let accept = seal::transfer::sign_accept(signed.clone(), revision, now, signer);
+    let sealed = Bytes::from_static(&[7; 300]);
+    [Word::Offer { offer: signed, enc: [2; 32], sealed }, Word::Accept(accept)].into_iter()
+}
+
 fn key() -> SigningKey {
     SigningKey::from_seed(&[7; 32])
 }
@@ -410,11 +447,16 @@ fn link_door(pool: &DescriptorPool) -> Vec<Sample> {
     let mut samples: Vec<Sample> = (0..11)
         .map(|choice| Sample { bytes: filled(&of, choice, 0).encode_to_vec(), take: link_response })
         .collect();
-    let take: Take = |bytes, _| entry::decode(Bytes::copy_from_slice(bytes)).is_ok();
+    let take: Take = |bytes, _| match entry::decode(Bytes::copy_from_slice(bytes)) {
+        Ok(Entry::Transfer(word)) => word_of(word),
+        read => read.is_ok(),
+    };
     let of = pool.get_message_by_name("wuling.exchange.v1.Entry").unwrap();
-    for choice in 0..3 {
+    for choice in 0..6 {
         samples.push(Sample { bytes: filled(&of, choice, 0).encode_to_vec(), take });
     }
+    let words = words().map(|word| entry::encode_transfer(word).to_vec());
+    samples.extend(words.map(|bytes| Sample { bytes, take }));
     samples.push(Sample { bytes: entry::encode_start(&[1; 32], None, &[]).to_vec(), take });
     samples.push(Sample { bytes: sealed(), take: segment });
     samples.push(Sample {
