@@ -266,7 +266,9 @@ impl Reader<'_> {
                 if !same || !owns || meta.owner_region != *origin || meta.author_ref.is_some() {
                     return Err(Reason::NotTheOwner);
                 }
-                Ok(Some(TransferWord::Offer(offered(offer, origin.clone(), &object), bytes)))
+                let expires_at = meta.expires_at;
+                let offered = offered(offer, origin.clone(), &object, expires_at);
+                Ok(Some(TransferWord::Offer(offered, bytes)))
             }
             Word::Accept(object) => {
                 let accept = transfer::accept(&object, book.directory()).map_err(refused)?;
@@ -280,7 +282,10 @@ impl Reader<'_> {
                 }
                 let signed = proto::convert::transfer::decode_accept(&object.body);
                 let signed = signed.map_err(|_| Reason::EntryUnreadable)?.offer;
-                let offered = offered(offer, origin.clone(), &signed);
+                // As long as any of its kind, where this region does not know the offer.
+                let days = offer.kind.retention_class().days();
+                let expires_at = offer.offered_at.plus_days(days);
+                let offered = offered(offer, origin.clone(), &signed, expires_at);
                 Ok(Some(TransferWord::Accept(offered, object.encode_to_vec().into())))
             }
         }
@@ -340,7 +345,12 @@ impl Reader<'_> {
 }
 
 /// An offer as it is kept, by or to this other region.
-pub fn offered(offer: Offer, party: RegionId, signed: &SignedObject) -> Offered {
+pub fn offered(
+    offer: Offer,
+    party: RegionId,
+    signed: &SignedObject,
+    expires_at: Timestamp,
+) -> Offered {
     Offered {
         offer_sha256: transfer::offer_sha256(signed),
         record_id: offer.record_id,
@@ -350,6 +360,7 @@ pub fn offered(offer: Offer, party: RegionId, signed: &SignedObject) -> Offered 
         party,
         agreement: offer.agreement,
         offered_at: offer.offered_at,
+        expires_at,
         offer: signed.encode_to_vec().into(),
     }
 }

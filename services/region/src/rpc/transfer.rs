@@ -245,7 +245,7 @@ fn offering(
         offered_at: now,
     };
     let object = seal::transfer::sign_offer(&offer, &book.signing);
-    let offered = offered(offer, to.clone(), &object);
+    let offered = offered(offer, to.clone(), &object, record.meta.expires_at);
     let word = Word::Offer { offer: object, enc, sealed };
     let said = say(region, &book, agreement, word).ok_or_else(|| refuse(Reason::NotAParty))?;
     // The content goes with the record.

@@ -1,7 +1,7 @@
 //! What has had its time goes: this region's records with their revisions, what it said of them in its streams, and its
 //! neighbours' views. What stays is their places in each chain.
 
-use super::{State, Store, outbox, withdrawal};
+use super::{State, Store, outbox, transfer, withdrawal};
 use crate::ReadError;
 use crate::sqlite::{int, uint};
 use crate::writer::WriteError;
@@ -20,12 +20,15 @@ pub struct Expired {
     views: Vec<i64>,
     /// Runs of streams: stream and last entry.
     runs: Vec<(i64, i64)>,
+    /// Offers of records, by their names.
+    transfers: Vec<Vec<u8>>,
 }
 
 impl Expired {
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.views.is_empty() && self.runs.is_empty()
+        let Self { at: _, records, views, runs, transfers } = self;
+        records.is_empty() && views.is_empty() && runs.is_empty() && transfers.is_empty()
     }
 
     /// So much of it, and the rest.
@@ -35,6 +38,7 @@ impl Expired {
             records: self.records.split_off(most.min(self.records.len())),
             views: self.views.split_off(most.min(self.views.len())),
             runs: self.runs.split_off(most.min(self.runs.len())),
+            transfers: self.transfers.split_off(most.min(self.transfers.len())),
         };
         (self, rest)
     }
@@ -64,6 +68,9 @@ pub(super) fn run(state: &mut State, conn: &Connection, expired: &Expired) -> ru
     }
     for feed_seq in &expired.views {
         expire_view(state, conn, *feed_seq)?;
+    }
+    for offer in &expired.transfers {
+        transfer::expire(conn, offer, at)?;
     }
     for (number, last_seq) in &expired.runs {
         let of = |(_, known): &(_, &super::StreamState)| known.number == *number;
@@ -122,10 +129,11 @@ fn expire_view(state: &mut State, conn: &Connection, feed_seq: i64) -> rusqlite:
 const RECORDS: &str = "SELECT feed_seq FROM record WHERE expires_at <= $1 LIMIT $2";
 const VIEWS: &str = "SELECT feed_seq FROM view WHERE expires_at <= $1 LIMIT $2";
 const RUNS: &str = "SELECT stream_no, last_seq FROM outbox WHERE expires_first <= $1 LIMIT $2";
+const TRANSFERS: &str = "SELECT offer_sha256 FROM transfer WHERE expires_at <= $1 LIMIT $2";
 
 /// Every statement the readers use here; a test prepares each.
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[RECORDS, VIEWS, RUNS];
+pub(super) const STATEMENTS: &[&str] = &[RECORDS, VIEWS, RUNS, TRANSFERS];
 
 impl Store {
     /// What has had its time, at most so many of each.
@@ -142,11 +150,15 @@ impl Store {
         };
         let runs = sqlx::query(RUNS).bind(at.micros()).bind(limit).fetch_all(&self.readers).await?;
         let run = |row: &sqlx::sqlite::SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?));
+        let offers = sqlx::query(TRANSFERS).bind(at.micros()).bind(limit);
+        let offers = offers.fetch_all(&self.readers).await?;
+        let offer = |row: &sqlx::sqlite::SqliteRow| Ok(row.try_get(0)?);
         Ok(Expired {
             at,
             records: places(RECORDS).await?,
             views: places(VIEWS).await?,
             runs: runs.iter().map(run).collect::<Result<_, ReadError>>()?,
+            transfers: offers.iter().map(offer).collect::<Result<_, ReadError>>()?,
         })
     }
 

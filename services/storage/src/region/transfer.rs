@@ -36,6 +36,8 @@ pub struct Offered {
     pub agreement: AgreementId,
     /// When it was offered.
     pub offered_at: Timestamp,
+    /// When the record is deleted at the latest.
+    pub expires_at: Timestamp,
     /// The offer as it was signed; opaque here.
     pub offer: Bytes,
 }
@@ -265,8 +267,8 @@ fn insert(
     let Offered { offer_sha256, record_id, birth_region, kind, revision, .. } = offered;
     conn.prepare_cached(
         "INSERT INTO transfer (offer_sha256, direction, state, due, record_id, birth_region, kind, revision_t, revision_epoch,
-           revision_n, party, agreement_id, offered_at, offer, accept, decided_at, record)
-         VALUES (?1, ?2, ?3, ?15 IS NOT NULL, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT DO NOTHING",
+           revision_n, party, agreement_id, offered_at, offer, accept, decided_at, record, expires_at)
+         VALUES (?1, ?2, ?3, ?15 IS NOT NULL, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) ON CONFLICT DO NOTHING",
     )?
     .execute(rusqlite::params![
         offer_sha256.as_slice(),
@@ -285,6 +287,7 @@ fn insert(
         accept.map(|(accept, _)| accept.as_ref()),
         accept.map(|(_, at)| at.micros()),
         record.map(AsRef::as_ref),
+        offered.expires_at.micros(),
     ])?;
     Ok(())
 }
@@ -388,7 +391,7 @@ pub(super) fn hear(
                 let accepted = (Direction::Out, TransferState::Accepted);
                 insert(conn, offered, accepted, Some((accept, now)), None)?;
             }
-            state.memory.footing.offered.insert(offered.record_id);
+            state.memory.footing.offered = load(conn)?;
             turned(state);
         }
         TransferWord::Return(offer, reason) if of_party(offer)? => {
@@ -399,6 +402,27 @@ pub(super) fn hear(
         TransferWord::Recall(_) | TransferWord::Return(..) => {}
     }
     state.pending.transfers = true;
+    Ok(())
+}
+
+/// Content that has had its time: what is offered to this region and nobody decided about, what this region did with a
+/// record before it had another owner.
+pub(super) fn expire(
+    conn: &Connection,
+    offer_sha256: &[u8],
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "DELETE FROM record_history WHERE expires_at <= ?2
+           AND record_id = (SELECT record_id FROM transfer WHERE offer_sha256 = ?1 AND direction = 1 AND state = 3)
+           AND NOT EXISTS (SELECT 1 FROM record WHERE record.record_id = record_history.record_id)",
+    )?
+    .execute((offer_sha256, at.micros()))?;
+    conn.prepare_cached(
+        "UPDATE transfer SET record = NULL, expires_at = ?2,
+           state = CASE WHEN direction = 2 AND state <= 2 THEN 4 ELSE state END WHERE offer_sha256 = ?1",
+    )?
+    .execute((offer_sha256, i64::MAX))?;
     Ok(())
 }
 
@@ -446,7 +470,7 @@ pub(super) fn may_own(
 }
 
 const COLUMNS: &str = "SELECT offer_sha256, direction, state, due, record_id, birth_region, kind, revision_t, revision_epoch,
-  revision_n, party, agreement_id, offered_at, decided_at, return_reason, offer, accept, record FROM transfer";
+  revision_n, party, agreement_id, offered_at, decided_at, return_reason, offer, accept, record, expires_at FROM transfer";
 const FIND: &str = "WHERE offer_sha256 = $1";
 const OF_RECORD: &str = "WHERE record_id = $1 ORDER BY offered_at DESC";
 const LIST: &str = "ORDER BY offered_at DESC LIMIT $1";
@@ -542,6 +566,7 @@ fn row(row: &SqliteRow) -> Result<TransferRow, ReadError> {
         party: RegionId::parse(row.try_get(10)?).map_err(|_| bad())?,
         agreement: AgreementId::from_slice(row.try_get(11)?).ok_or_else(bad)?,
         offered_at: Timestamp::from_micros(code(12)?),
+        expires_at: Timestamp::from_micros(code(18)?),
         offer: blob(15)?.ok_or_else(bad)?,
     };
     Ok(TransferRow {

@@ -22,6 +22,7 @@ fn offered() -> Offered {
         party: slug("daluba"),
         agreement: stream("xiaonanhai", Lane::Routine).agreement,
         offered_at: NOW,
+        expires_at: NOW.plus_days(9),
         offer: Bytes::from_static(b"offer"),
     }
 }
@@ -147,4 +148,28 @@ async fn of_two_who_claim_a_record_the_first_counts_and_who_proves_nothing_must_
     assert_eq!(why, i64::from(domain::kernel::Reason::NotTheOwner.code()));
     let kept: i64 = world.look("SELECT count(*) FROM view WHERE current = 1");
     assert_eq!(kept, 1, "one agreement, one newest");
+}
+
+#[tokio::test]
+async fn what_was_offered_and_what_was_done_before_it_was_given_go_in_their_time() {
+    let world = World::new().await;
+    let of = stream("daluba", Lane::Routine);
+    world.store.commit(commit(vec![write(1, 1, 1)])).await.unwrap();
+    world.store.transfer(step(&world, Step::Offer(offered(), base()))).await.unwrap();
+    let accept = TransferWord::Accept(offered(), Bytes::from_static(b"accept"));
+    let here = Offered { offer_sha256: [9; 32], record_id: record(2), ..offered() };
+    let said = vec![word(accept), word(TransferWord::Offer(here, Bytes::from_static(b"record")))];
+    world.store.apply(range(&of, 0, said)).await.unwrap();
+    let withdrawal = Bytes::from_static(b"gone");
+    let gone = Step::Gone { base: Some(base()), withdrawal };
+    world.store.transfer(step(&world, gone)).await.unwrap();
+    let kept = "SELECT (SELECT count(*) FROM record_history) + (SELECT count(*) FROM transfer WHERE record IS NOT NULL)";
+    assert!(world.store.list_expired(NOW.plus_days(8), 9).await.unwrap().is_empty());
+    assert_eq!(world.look::<i64>(kept), 2);
+    let expired = world.store.list_expired(NOW.plus_days(9), 9).await.unwrap();
+    world.store.expire(expired).await.unwrap();
+    assert_eq!(world.look::<i64>(kept), 0);
+    assert!(world.store.list_expired(NOW.plus_days(99), 9).await.unwrap().is_empty());
+    let late = world.store.find_transfer(&[9; 32]).await.unwrap().unwrap();
+    assert_eq!(late.state, TransferState::Returned);
 }

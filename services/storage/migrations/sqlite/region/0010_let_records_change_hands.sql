@@ -13,6 +13,7 @@ CREATE TABLE transfer (
   party          TEXT NOT NULL,             -- the other region
   agreement_id   BLOB NOT NULL,             -- what grants it
   offered_at     INTEGER NOT NULL,
+  expires_at     INTEGER NOT NULL,          -- when its content here is deleted; far away once that is done
   decided_at     INTEGER,                   -- when this region decided or heard; null before
   return_reason  INTEGER NOT NULL DEFAULT 0, -- domain::transfer::ReturnReason; 0 where it was not returned
   offer          BLOB NOT NULL,             -- kernel.v1.SignedObject
@@ -27,4 +28,5 @@ CREATE TABLE transfer (
 CREATE UNIQUE INDEX transfer_open ON transfer (record_id) WHERE direction = 1 AND state <= 2;
 CREATE INDEX transfer_due ON transfer (offer_sha256) WHERE due > 0;
 CREATE INDEX transfer_feed ON transfer (feed_seq) WHERE feed_seq IS NOT NULL;
+CREATE INDEX transfer_expires ON transfer (expires_at);
 CREATE INDEX transfer_record ON transfer (record_id);
