@@ -159,6 +159,11 @@ const TAKES: &[(&str, Take)] = &[
     }),
     ("wuling.agreement.v1.EraseRecordRequest", plain::<agreement::EraseRecordRequest>),
     ("wuling.agreement.v1.ListErasuresRequest", plain::<agreement::ListErasuresRequest>),
+    ("wuling.agreement.v1.ListQuarantinedRequest", plain::<agreement::ListQuarantinedRequest>),
+    (
+        "wuling.agreement.v1.ReleaseQuarantinedRequest",
+        plain::<agreement::ReleaseQuarantinedRequest>,
+    ),
     ("wuling.agreement.v1.ExportBundleRequest", plain::<agreement::ExportBundleRequest>),
     ("wuling.agreement.v1.ImportBundleRequest", |bytes, verify| {
         agreement::ImportBundleRequest::decode(bytes).is_ok_and(|request| part(request, verify))

@@ -34,12 +34,13 @@ const EVERYWHERE: [&str; 23] = [
     "wuling_outbox_depth_entries",
 ];
 /// On a region server besides.
-const AT_A_REGION: [&str; 7] = [
+const AT_A_REGION: [&str; 8] = [
     "wuling_request_duration_seconds",
     "wuling_outbox_oldest_age_seconds",
     "wuling_outbox_unstored_entries",
     "wuling_inbox_lag_entries",
     "wuling_inbox_parked_entries",
+    "wuling_inbox_quarantined_views",
     "wuling_head_late_streams",
     "wuling_operation_answers",
 ];

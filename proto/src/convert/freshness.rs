@@ -5,13 +5,16 @@ use super::{Door, Path, Rules, Violations};
 use crate::directory::v1 as pb;
 use crate::exchange::v1::TrustMark as TrustMarkPb;
 use bytes::Bytes;
-use domain::freshness::{AgreementHead, Freshness, Member, Revocation, TrustMark};
-use domain::kernel::AgreementId;
+use domain::freshness::{AgreementHead, Cut, Freshness, Member, Revocation, TrustMark};
+use domain::kernel::{AgreementId, Epoch, RegionId};
+use domain::stream::{Position, StreamId};
 use prost::Message;
 use std::collections::BTreeMap;
 
 /// Revocations in force.
 pub const REVOCATIONS_MAX: usize = 1_000;
+/// Streams that are named in the cuts of all revocations together.
+pub const CUT_STREAMS_MAX: usize = 1_000;
 /// Agreements that the authority was shown.
 pub const AGREEMENTS_MAX: usize = 10_000;
 
@@ -47,6 +50,12 @@ fn freshness(door: &mut Door, at: Path<'_>, freshness: pb::Freshness) -> Option<
     let sha256 = door.array(at.field("directory_sha256"), &directory_sha256);
     let revocations =
         door.list(at.field("revocations"), revocations, 0..=REVOCATIONS_MAX, revocation);
+    let streams = |revocation: &Revocation| revocation.cut.as_ref().map_or(0, Cut::len);
+    let revocations = revocations.and_then(|revocations| {
+        let too_many = "must name at most 1000 streams in all cuts together";
+        let fits = revocations.iter().map(streams).sum::<usize>() <= CUT_STREAMS_MAX;
+        if fits { Some(revocations) } else { door.refuse(at.field("revocations"), too_many) }
+    });
     let heads = door.list(at.field("agreements"), agreements, 0..=AGREEMENTS_MAX, agreement_head);
     let agreements = heads.and_then(|heads| {
         let whole = heads.len();
@@ -65,7 +74,7 @@ fn freshness(door: &mut Door, at: Path<'_>, freshness: pb::Freshness) -> Option<
 }
 
 fn revocation(door: &mut Door, at: Path<'_>, revocation: pb::Revocation) -> Option<Revocation> {
-    let pb::Revocation { region_id, gateway_id, key_sha256, revoke_time } = revocation;
+    let pb::Revocation { region_id, gateway_id, key_sha256, revoke_time, is_cut, cut } = revocation;
     let member = match (region_id.is_empty(), gateway_id.is_empty()) {
         (false, true) => door.slug(at.field("region_id"), &region_id).map(Member::Region),
         (true, false) => door.slug(at.field("gateway_id"), &gateway_id).map(Member::Gateway),
@@ -73,7 +82,37 @@ fn revocation(door: &mut Door, at: Path<'_>, revocation: pb::Revocation) -> Opti
     };
     let key_sha256 = door.array(at.field("key_sha256"), &key_sha256);
     let revoked_at = door.time(at.field("revoke_time"), revoke_time);
-    Some(Revocation { member: member?, key_sha256: key_sha256?, revoked_at: revoked_at? })
+    let (member, at) = (member?, at.field("cut"));
+    let cut = match (&member, is_cut, cut.is_empty()) {
+        (Member::Region(region), true, _) => Some(self::cut(door, at, region, cut)?),
+        (_, false, true) => None,
+        _ => return door.refuse(at, "must be empty, unless is_cut says so of a region"),
+    };
+    Some(Revocation { member, key_sha256: key_sha256?, revoked_at: revoked_at?, cut })
+}
+
+fn cut(
+    door: &mut Door,
+    at: Path<'_>,
+    region: &RegionId,
+    positions: Vec<pb::CutPosition>,
+) -> Option<Cut> {
+    let position = |door: &mut Door, at: Path<'_>, position: pb::CutPosition| {
+        let pb::CutPosition { epoch, agreement_id, agreement_version, lane, seq, h } = position;
+        let epoch = door.id(at.field("epoch"), &epoch, Epoch::from_slice);
+        let agreement = door.id(at.field("agreement_id"), &agreement_id, AgreementId::from_slice);
+        let version = door.number(at.field("agreement_version"), agreement_version, 1..=u32::MAX);
+        let lane = door.code(at.field("lane"), lane);
+        let seq = door.number(at.field("seq"), seq, 1..=i64::MAX.cast_unsigned());
+        let h = door.array(at.field("h"), &h);
+        let (origin, epoch, agreement) = (region.clone(), epoch?, agreement?);
+        let stream = StreamId { origin, epoch, agreement, version: version?, lane: lane? };
+        Some((stream, Position { seq: seq?, h: h? }))
+    };
+    let positions = door.list(at, positions, 0..=CUT_STREAMS_MAX, position)?;
+    let whole = positions.len();
+    let cut: Cut = positions.into_iter().collect();
+    if cut.len() == whole { Some(cut) } else { door.refuse(at, "must name each stream once") }
 }
 
 fn agreement_head(
@@ -118,7 +157,7 @@ impl From<&Freshness> for pb::Freshness {
 
 impl From<&Revocation> for pb::Revocation {
     fn from(revocation: &Revocation) -> Self {
-        let Revocation { member, key_sha256, revoked_at } = revocation;
+        let Revocation { member, key_sha256, revoked_at, cut } = revocation;
         let (region_id, gateway_id) = match member {
             Member::Region(region) => (region.as_str().to_owned(), String::new()),
             Member::Gateway(gateway) => (String::new(), gateway.as_str().to_owned()),
@@ -128,7 +167,20 @@ impl From<&Revocation> for pb::Revocation {
             gateway_id,
             key_sha256: Bytes::copy_from_slice(key_sha256),
             revoke_time: Some(encode_time(*revoked_at)),
+            is_cut: cut.is_some(),
+            cut: cut.iter().flatten().map(cut_position).collect(),
         }
+    }
+}
+
+fn cut_position((stream, position): (&StreamId, &Position)) -> pb::CutPosition {
+    pb::CutPosition {
+        epoch: encode_id(stream.epoch.as_bytes()),
+        agreement_id: encode_id(stream.agreement.as_bytes()),
+        agreement_version: stream.version,
+        lane: stream.lane.code(),
+        seq: position.seq,
+        h: Bytes::copy_from_slice(&position.h),
     }
 }
 

@@ -363,6 +363,52 @@ pub struct Erasure {
     #[prost(string, repeated, tag = "7")]
     pub confirmed_gateways: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// Asks for a page of what is quarantined.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListQuarantinedRequest {
+    /// Most to return, 1 to 100; 0 means 50.
+    #[prost(uint32, tag = "1")]
+    pub page_size: u32,
+    /// From the page before; empty for the first.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "3")]
+    pub purpose: i32,
+}
+/// A page of what is quarantined, what came last first.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListQuarantinedResponse {
+    /// The page: each view by itself, also where there are several of one record.
+    #[prost(message, repeated, tag = "1")]
+    pub views: ::prost::alloc::vec::Vec<super::super::device::v1::NeighbourView>,
+    /// Of the next page; empty at the end.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Asks to show what is quarantined of a record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseQuarantinedRequest {
+    /// The record, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record_id: ::prost::bytes::Bytes,
+    /// The region that owns it.
+    #[prost(string, tag = "2")]
+    pub owner_region: ::prost::alloc::string::String,
+    /// Why it is right.
+    #[prost(enumeration = "ReleaseReason", tag = "3")]
+    pub reason: i32,
+    /// Why the caller may.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "4")]
+    pub purpose: i32,
+}
+/// It is shown again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseQuarantinedResponse {
+    /// Views that were quarantined until now.
+    #[prost(uint32, tag = "1")]
+    pub view_count: u32,
+}
 /// Asks for the agreements.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgreementsRequest {
@@ -787,6 +833,43 @@ impl AgreementState {
         }
     }
 }
+/// Why something is released that was quarantined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ReleaseReason {
+    /// Refused.
+    Unspecified = 0,
+    /// The owner's people say that it is theirs.
+    OwnerConfirmed = 1,
+    /// Somebody of this region has seen that it is so.
+    Seen = 2,
+    /// A lawful order.
+    Order = 3,
+}
+impl ReleaseReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RELEASE_REASON_UNSPECIFIED",
+            Self::OwnerConfirmed => "RELEASE_REASON_OWNER_CONFIRMED",
+            Self::Seen => "RELEASE_REASON_SEEN",
+            Self::Order => "RELEASE_REASON_ORDER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RELEASE_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "RELEASE_REASON_OWNER_CONFIRMED" => Some(Self::OwnerConfirmed),
+            "RELEASE_REASON_SEEN" => Some(Self::Seen),
+            "RELEASE_REASON_ORDER" => Some(Self::Order),
+            _ => None,
+        }
+    }
+}
 /// Why a record is withheld, but for the first two in the order in which it is asked. Where several clauses refuse,
 /// the one by which the record comes furthest decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -869,6 +952,8 @@ pub enum Standing {
     Last = 2,
     /// It was withdrawn.
     Left = 3,
+    /// It was shown by a revoked region beyond its cut, and is quarantined.
+    Quarantined = 4,
 }
 impl Standing {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -881,6 +966,7 @@ impl Standing {
             Self::Shown => "STANDING_SHOWN",
             Self::Last => "STANDING_LAST",
             Self::Left => "STANDING_LEFT",
+            Self::Quarantined => "STANDING_QUARANTINED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -890,6 +976,7 @@ impl Standing {
             "STANDING_SHOWN" => Some(Self::Shown),
             "STANDING_LAST" => Some(Self::Last),
             "STANDING_LEFT" => Some(Self::Left),
+            "STANDING_QUARANTINED" => Some(Self::Quarantined),
             _ => None,
         }
     }
@@ -1334,6 +1421,67 @@ pub mod agreement_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Lists what lies beyond the cut of a revoked region and is shown to nobody else. For duty officers.
+        pub async fn list_quarantined(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListQuarantinedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListQuarantinedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/ListQuarantined",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "ListQuarantined",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Has what is quarantined of a neighbour's record shown again, marked as unverified, because it proved right. It
+        /// stays so. For duty officers.
+        pub async fn release_quarantined(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReleaseQuarantinedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReleaseQuarantinedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/ReleaseQuarantined",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "ReleaseQuarantined",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1444,6 +1592,23 @@ pub mod agreement_service_server {
             request: tonic::Request<super::ListErasuresRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListErasuresResponse>,
+            tonic::Status,
+        >;
+        /// Lists what lies beyond the cut of a revoked region and is shown to nobody else. For duty officers.
+        async fn list_quarantined(
+            &self,
+            request: tonic::Request<super::ListQuarantinedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListQuarantinedResponse>,
+            tonic::Status,
+        >;
+        /// Has what is quarantined of a neighbour's record shown again, marked as unverified, because it proved right. It
+        /// stays so. For duty officers.
+        async fn release_quarantined(
+            &self,
+            request: tonic::Request<super::ReleaseQuarantinedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReleaseQuarantinedResponse>,
             tonic::Status,
         >;
     }
@@ -1972,6 +2137,101 @@ pub mod agreement_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListErasuresSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/ListQuarantined" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListQuarantinedSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::ListQuarantinedRequest>
+                    for ListQuarantinedSvc<T> {
+                        type Response = super::ListQuarantinedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListQuarantinedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::list_quarantined(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListQuarantinedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/ReleaseQuarantined" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReleaseQuarantinedSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::ReleaseQuarantinedRequest>
+                    for ReleaseQuarantinedSvc<T> {
+                        type Response = super::ReleaseQuarantinedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReleaseQuarantinedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::release_quarantined(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReleaseQuarantinedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

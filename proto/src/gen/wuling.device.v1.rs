@@ -330,6 +330,10 @@ pub struct Withdrawal {
     /// Where the withdrawal came from.
     #[prost(message, optional, tag = "3")]
     pub source: ::core::option::Option<ViewSource>,
+    /// RECORD_QUARANTINED where not its owner took it back: what was shown is not believed any more, and an earlier
+    /// revision may be shown again behind this. Unspecified where the owner did.
+    #[prost(enumeration = "super::super::kernel::v1::ErrorReason", tag = "4")]
+    pub reason: i32,
 }
 /// Reads a page of changes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -86,7 +86,7 @@ pub struct Directory {
     pub freshness_key: ::prost::bytes::Bytes,
 }
 /// A region or gateway that is no longer believed.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Revocation {
     /// The region, slug of 1 to 63 of \[a-z0-9-\]; empty where it is a gateway.
     #[prost(string, tag = "1")]
@@ -101,6 +101,35 @@ pub struct Revocation {
     /// When it was revoked.
     #[prost(message, optional, tag = "4")]
     pub revoke_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// What this key of a region has signed is void but for `cut`: it was in other hands. False for a gateway.
+    #[prost(bool, tag = "5")]
+    pub is_cut: bool,
+    /// How far the region's streams are believed all the same, each once, at most 1,000 in all revocations together;
+    /// a stream that is not named is void from its start. Empty where `is_cut` is false.
+    #[prost(message, repeated, tag = "6")]
+    pub cut: ::prost::alloc::vec::Vec<CutPosition>,
+}
+/// A place in a stream of a revoked region that others had signed for before the incident.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CutPosition {
+    /// Epoch of the stream, UUIDv7, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub epoch: ::prost::bytes::Bytes,
+    /// Its agreement, UUIDv7, 16 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub agreement_id: ::prost::bytes::Bytes,
+    /// Version of that, from 1.
+    #[prost(uint32, tag = "3")]
+    pub agreement_version: u32,
+    /// Its lane.
+    #[prost(enumeration = "super::super::kernel::v1::Lane", tag = "4")]
+    pub lane: i32,
+    /// Entries up to here, from 1.
+    #[prost(uint64, tag = "5")]
+    pub seq: u64,
+    /// Chain hash at seq, 32 bytes.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub h: ::prost::bytes::Bytes,
 }
 /// The newest version of an agreement.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -709,6 +709,10 @@ pub enum ErrorReason {
     AgreementSuperseded = 37,
     /// Two copies of a region are at work.
     RegionCloned = 38,
+    /// What was shown of the record lies beyond the cut of a revoked region.
+    RecordQuarantined = 45,
+    /// Nothing of the record is quarantined that could be shown.
+    NotQuarantined = 46,
     /// The record is offered to another region; ask for it back, or wait for the answer.
     RecordOffered = 58,
     /// No agreement in force grants that this record is handed over to that region.
@@ -762,6 +766,8 @@ impl ErrorReason {
             Self::AgreementForked => "ERROR_REASON_AGREEMENT_FORKED",
             Self::AgreementSuperseded => "ERROR_REASON_AGREEMENT_SUPERSEDED",
             Self::RegionCloned => "ERROR_REASON_REGION_CLONED",
+            Self::RecordQuarantined => "ERROR_REASON_RECORD_QUARANTINED",
+            Self::NotQuarantined => "ERROR_REASON_NOT_QUARANTINED",
             Self::RecordOffered => "ERROR_REASON_RECORD_OFFERED",
             Self::TransferNotGranted => "ERROR_REASON_TRANSFER_NOT_GRANTED",
             Self::OfferDecided => "ERROR_REASON_OFFER_DECIDED",
@@ -809,6 +815,8 @@ impl ErrorReason {
             "ERROR_REASON_AGREEMENT_FORKED" => Some(Self::AgreementForked),
             "ERROR_REASON_AGREEMENT_SUPERSEDED" => Some(Self::AgreementSuperseded),
             "ERROR_REASON_REGION_CLONED" => Some(Self::RegionCloned),
+            "ERROR_REASON_RECORD_QUARANTINED" => Some(Self::RecordQuarantined),
+            "ERROR_REASON_NOT_QUARANTINED" => Some(Self::NotQuarantined),
             "ERROR_REASON_RECORD_OFFERED" => Some(Self::RecordOffered),
             "ERROR_REASON_TRANSFER_NOT_GRANTED" => Some(Self::TransferNotGranted),
             "ERROR_REASON_OFFER_DECIDED" => Some(Self::OfferDecided),

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod authority;
+mod quarantine;
 mod transfer;
 
 use anyhow::{Context as _, Result};
@@ -95,6 +96,9 @@ enum Word {
     /// Records that change their owner: offer, accept, return 移交
     #[command(subcommand)]
     Transfer(transfer::Word),
+    /// What a revoked region's keys have signed beyond its cut 隔离
+    #[command(subcommand)]
+    Quarantine(quarantine::Word),
     /// Streams in files, for where no line goes 离线数据包
     #[command(subcommand)]
     Bundle(BundleWord),
@@ -229,6 +233,8 @@ enum RegionWord {
         #[arg(long)]
         region: RegionId,
     },
+    /// Signs for how far another region's streams had come before a time: of this the authority makes a cut
+    Receipts(quarantine::Receipts),
     /// Issues a code to enrol a phone or desk with: once, 15 minutes
     Code {
         /// The data folder
@@ -368,6 +374,7 @@ pub(crate) async fn run(flags: Flags) -> Result<bool> {
             erase::erase(&open(&store)?, record, reason, json).await?;
         }
         Word::Erasures { store, json } => erase::list(&open(&store)?, json).await?,
+        Word::Quarantine(word) => quarantine::run(word).await?,
         Word::Transfer(word) => transfer::run(word).await?,
         Word::Bundle(BundleWord::Export { store, to, out }) => {
             bundle::export(&open(&store)?, &to, &out).await?;
@@ -446,6 +453,7 @@ async fn region(word: RegionWord) -> Result<()> {
             println!("{region}: epoch 纪元 {left} -> {epoch}");
             Ok(())
         }
+        RegionWord::Receipts(asked) => quarantine::receipts(asked).await,
         RegionWord::Code { data, region, role, unit, endpoint } => {
             let role = Role::from_name(&role.to_uppercase()).context("--role is no role")?;
             let code =

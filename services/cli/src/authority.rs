@@ -9,8 +9,8 @@ use crate::linkage::fixed;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use domain::directory::{Directory, Gateway, Region};
-use domain::freshness::{AgreementHead, Freshness, Member, Revocation};
-use domain::kernel::{Entropy, LinkageId, Timestamp};
+use domain::freshness::{AgreementHead, Cut, Freshness, Member, Revocation};
+use domain::kernel::{Entropy, LinkageId, RegionId, Timestamp};
 use prost::Message as _;
 use proto::convert;
 use proto::directory::v1 as pb;
@@ -201,11 +201,29 @@ impl Authority {
         Self::open(&self.dir, now)
     }
 
-    /// Says that a region or gateway, with the key that the directory names, is no longer believed.
+    /// Says that a region or gateway is no longer believed, with the key that it has now. A cut that is in force
+    /// stays.
     ///
     /// # Errors
     /// When it is not in the directory, the freshness key is not here, or the disk refuses.
     pub fn revoke(self, member: Member, now: Timestamp) -> Result<Self> {
+        let (freshness, _) = self.revoked(member, now)?;
+        self.say(freshness, now)
+    }
+
+    /// Revokes a region whose keys were in other hands: what its present one has signed beyond the cut is void. Of one
+    /// that is revoked already the cut is another from now on, or none.
+    ///
+    /// # Errors
+    /// As of [`Self::revoke`], and when the cut is too large.
+    pub fn cut(self, region: &RegionId, cut: Option<Cut>, now: Timestamp) -> Result<Self> {
+        let (mut freshness, index) = self.revoked(Member::Region(region.clone()), now)?;
+        freshness.revocations[index].cut = cut;
+        self.say(freshness, now)
+    }
+
+    /// What is newest with the member revoked, and where it says so.
+    fn revoked(&self, member: Member, now: Timestamp) -> Result<(Freshness, usize)> {
         let directory = &self.trust.directory;
         let key_sha256 = match &member {
             Member::Region(id) => {
@@ -217,10 +235,15 @@ impl Authority {
         };
         let Some(key_sha256) = key_sha256 else { bail!("{member:?} is not in the directory") };
         let mut freshness = self.freshness()?;
-        if !freshness.revokes(&member, &key_sha256) {
-            freshness.revocations.push(Revocation { member, key_sha256, revoked_at: now });
+        let known = freshness.revocations.iter().position(|revocation| {
+            revocation.member == member && revocation.key_sha256 == key_sha256
+        });
+        let index = known.unwrap_or(freshness.revocations.len());
+        if known.is_none() {
+            let revocation = Revocation { member, key_sha256, revoked_at: now, cut: None };
+            freshness.revocations.push(revocation);
         }
-        self.say(freshness, now)
+        Ok((freshness, index))
     }
 
     /// Takes note of an agreement version that all its parties have signed: of two texts of one version, the one

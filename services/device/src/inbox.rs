@@ -5,7 +5,7 @@ use crate::phone::Device;
 use crate::store::{StoreError, int, read};
 use crate::sync::{self, SyncState};
 use bytes::Bytes;
-use domain::kernel::{AgreementId, Epoch, Kind, RecordId, Revision, Timestamp};
+use domain::kernel::{AgreementId, Epoch, Kind, Reason, RecordId, Revision, Timestamp};
 use domain::operation::Operation;
 use domain::record::Record;
 use prost::Message as _;
@@ -83,6 +83,10 @@ const SQL_WITHDRAW: &str = "INSERT INTO view (record_id, agreement_id, kind, rev
     VALUES (?1, ?2, ?3, 0, x'', 0, 0, ?4, ?5)
     ON CONFLICT (record_id, agreement_id) DO UPDATE SET region_epoch = excluded.region_epoch,
       encoded = NULL";
+// What came from a thief is not the newest of anything: what was shown before it may come again.
+const SQL_FORGET: &str =
+    "UPDATE view SET revision_t = 0, revision_epoch = x'', revision_n = 0, share_n = 0
+    WHERE record_id = ?1 AND agreement_id = ?2";
 
 impl Device {
     /// Where to read on. Of an empty epoch when everything is to be read from the start.
@@ -309,7 +313,7 @@ impl Page<'_> {
     }
 
     fn withdraw(&self, withdrawal: &pb::Withdrawal) -> Result<Option<bool>, StoreError> {
-        let pb::Withdrawal { record_id, kind, source } = withdrawal;
+        let pb::Withdrawal { record_id, kind, source, reason } = withdrawal;
         if let (Some(record_id), None) = (RecordId::from_slice(record_id), source) {
             return self.erased(record_id).map(Some);
         }
@@ -327,6 +331,10 @@ impl Page<'_> {
             self.epoch.as_bytes().as_slice(),
             self.withdrawn_until.micros(),
         ))?;
+        if *reason == Reason::RecordQuarantined.code() {
+            let key = (record_id.as_bytes().as_slice(), agreement_id.as_bytes().as_slice());
+            self.conn.prepare_cached(SQL_FORGET)?.execute(key)?;
+        }
         Ok(Some(true))
     }
 

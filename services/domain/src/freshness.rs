@@ -2,6 +2,7 @@
 //! pass off what is old for long.
 
 use crate::kernel::{AgreementId, GatewayId, LinkageId, RegionId, Timestamp};
+use crate::stream::{Position, StreamId};
 use std::collections::BTreeMap;
 
 /// How far the authority's clock may be ahead of one's own.
@@ -16,6 +17,10 @@ pub enum Member {
     Gateway(GatewayId),
 }
 
+/// How far the streams of a revoked region are believed, as others had signed for before its keys were in other
+/// hands. One that is not named is void from its start.
+pub type Cut = BTreeMap<StreamId, Position>;
+
 /// Somebody who is no longer believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
@@ -25,6 +30,8 @@ pub struct Revocation {
     pub key_sha256: [u8; 32],
     /// When it was revoked.
     pub revoked_at: Timestamp,
+    /// What its key has signed beyond this is void; `None`: what was taken stays.
+    pub cut: Option<Cut>,
 }
 
 /// The newest version of an agreement.
@@ -58,6 +65,16 @@ impl Freshness {
     pub fn revokes(&self, member: &Member, key_sha256: &[u8; 32]) -> bool {
         let of = |revocation: &&Revocation| revocation.member == *member;
         self.revocations.iter().filter(of).any(|revoked| revoked.key_sha256 == *key_sha256)
+    }
+
+    /// How far what a key of a region has signed is believed, where it was revoked with a cut. Of a stream whose key
+    /// is not known any more any key of the region counts.
+    pub fn cut_of(&self, region: &RegionId, key_sha256: Option<&[u8; 32]>) -> Option<&Cut> {
+        let of = |revocation: &&Revocation| {
+            matches!(&revocation.member, Member::Region(id) if id == region)
+                && key_sha256.is_none_or(|key| *key == revocation.key_sha256)
+        };
+        self.revocations.iter().filter(of).find_map(|revocation| revocation.cut.as_ref())
     }
 }
 
@@ -102,6 +119,7 @@ mod tests {
                 member: region("xianfeng"),
                 key_sha256: [1; 32],
                 revoked_at: Timestamp::default(),
+                cut: Some(Cut::new()),
             }],
             agreements: BTreeMap::new(),
         };
@@ -109,6 +127,9 @@ mod tests {
         assert!(!freshness.revokes(&region("xianfeng"), &[2; 32]));
         assert!(!freshness.revokes(&region("qianjiang"), &[1; 32]));
         assert!(!freshness.revokes(&Member::Gateway("xianfeng".parse().unwrap()), &[1; 32]));
+        let cut = |region: &str, key| freshness.cut_of(&region.parse().unwrap(), key).is_some();
+        assert!(cut("xianfeng", Some(&[1; 32])) && cut("xianfeng", None));
+        assert!(!cut("xianfeng", Some(&[2; 32])) && !cut("qianjiang", None));
     }
 
     #[test]

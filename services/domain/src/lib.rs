@@ -28,6 +28,7 @@ pub mod kernel;
 pub mod operation;
 pub mod outline;
 pub mod patrol;
+pub mod quarantine;
 pub mod record;
 pub mod risk;
 pub mod sharing;

@@ -194,7 +194,11 @@ impl Home {
 
     /// Something a person must look at.
     pub(crate) fn alarm(&self, stream: Option<&StreamId>, reason: Reason) {
-        let origin: Option<&RegionId> = stream.map(|stream| &stream.origin);
+        self.alarm_of(stream.map(|stream| &stream.origin), reason);
+    }
+
+    /// Something of a region that a person must look at.
+    pub(crate) fn alarm_of(&self, origin: Option<&RegionId>, reason: Reason) {
         tracing::error!(region.id = %self.book.region, origin = ?origin, error.reason = reason.name(), "alarm");
         self.status.with(|state| state.error = reason.name().to_owned());
     }

@@ -20,6 +20,7 @@ pub mod home;
 pub mod link;
 pub mod metrics;
 pub mod open;
+pub mod quarantine;
 pub mod receive;
 pub mod send;
 mod session;

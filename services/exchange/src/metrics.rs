@@ -26,6 +26,7 @@ pub struct Metrics {
     oldest: Family<Pair, Gauge>,
     lag: Family<Pair, Gauge>,
     parked: Family<Pair, Gauge>,
+    quarantined: Family<Pair, Gauge>,
     late: Family<Pair, Gauge>,
 }
 
@@ -36,6 +37,7 @@ struct Standing {
     oldest_at: Option<Timestamp>,
     lag: u64,
     parked: u64,
+    quarantined: u64,
     late: u64,
 }
 
@@ -71,6 +73,9 @@ impl Metrics {
         registry.register_with_unit("inbox_lag", help, entries(), metrics.lag.clone());
         let help = "Entries of a peer that were verified and cannot be used";
         registry.register_with_unit("inbox_parked", help, entries(), metrics.parked.clone());
+        let help = "Views of a peer that lie beyond its cut and are shown to nobody";
+        let views = unit("views");
+        registry.register_with_unit("inbox_quarantined", help, views, metrics.quarantined.clone());
         let help = "Streams of a peer without a fresh head";
         registry.register_with_unit("head_late", help, unit("streams"), metrics.late.clone());
         metrics
@@ -99,29 +104,33 @@ impl Metrics {
             self.links.remove(&way);
             self.unstored.remove(&way);
         }
-        let standings = standings(book, &depths, &inboxes, links);
+        let mut standings = standings(book, &depths, &inboxes, links);
+        for (stream, views) in store.count_quarantined().await? {
+            standings.entry(stream.origin).or_default().quarantined += views;
+        }
         for (peer, standing) in &standings {
             self.show(region, peer, standing, now);
         }
-        let (parked, late): (Vec<_>, Vec<_>) =
-            standings.values().map(|standing| (standing.parked, standing.late)).unzip();
+        let sum = |of: fn(&Standing) -> u64| standings.values().map(of).sum();
         let up = links.gateways().map(|(_, gateway)| gateway.links_up()).sum();
         let wanted = links.gateways().map(|(_, gateway)| gateway.links.len()).sum();
         Ok(vec![
             Check::links(up, wanted).of(region),
-            check_parked(parked.iter().sum()).of(region),
-            check_heads(late.iter().sum()).of(region),
+            check_parked(sum(|standing| standing.parked)).of(region),
+            check_quarantined(sum(|standing| standing.quarantined)).of(region),
+            check_heads(sum(|standing| standing.late)).of(region),
         ])
     }
 
     fn show(&self, region: &str, peer: &RegionId, standing: &Standing, now: Timestamp) {
         let pair = Pair { region: region.to_owned(), peer: peer.to_string() };
-        let Standing { depth, oldest_at, lag, parked, late } = *standing;
+        let Standing { depth, oldest_at, lag, parked, quarantined, late } = *standing;
         let age = oldest_at.map_or(0, |at| seconds_between(at, now).max(0));
         self.depth.get_or_create(&pair).set(gauge_value(depth));
         self.oldest.get_or_create(&pair).set(age);
         self.lag.get_or_create(&pair).set(gauge_value(lag));
         self.parked.get_or_create(&pair).set(gauge_value(parked));
+        self.quarantined.get_or_create(&pair).set(gauge_value(quarantined));
         self.late.get_or_create(&pair).set(gauge_value(late));
     }
 }
@@ -182,6 +191,12 @@ fn check_parked(entries: u64) -> Check {
     let state = if entries > 0 { State::Warn } else { State::Ok };
     let reason = format!("{entries} entries are parked; a stream is paused past {PARKED_MAX}");
     Check::new("parked", state, reason, "look at the streams; a newer release may read them")
+}
+
+fn check_quarantined(views: u64) -> Check {
+    let state = if views > 0 { State::Warn } else { State::Ok };
+    let reason = format!("{views} views of revoked regions are quarantined");
+    Check::new("quarantined", state, reason, "have a duty officer release what proves right")
 }
 
 fn check_heads(streams: u64) -> Check {

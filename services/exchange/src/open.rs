@@ -304,6 +304,7 @@ impl Reader<'_> {
             record_id: Bytes::copy_from_slice(record_id.as_bytes()),
             kind: kind.code(),
             source: Some(self.source.clone()),
+            reason: 0,
         };
         ViewRow {
             record_id,
@@ -363,6 +364,17 @@ pub fn offered(
         expires_at,
         offer: signed.encode_to_vec().into(),
     }
+}
+
+/// What those are told who were shown what is quarantined now.
+pub fn quarantined(stream: &StreamId, record_id: RecordId, kind: Kind) -> Bytes {
+    let withdrawal = device::Withdrawal {
+        record_id: Bytes::copy_from_slice(record_id.as_bytes()),
+        kind: kind.code(),
+        source: Some(source(stream)),
+        reason: Reason::RecordQuarantined.code(),
+    };
+    withdrawal.encode_to_vec().into()
 }
 
 fn source(stream: &StreamId) -> device::ViewSource {

@@ -26,6 +26,7 @@ const DESK: &[Role] = &[Role::Dispatcher, Role::Verifier, Role::DutyOfficer];
 const DISPATCH: &[Role] = &[Role::Dispatcher, Role::DutyOfficer];
 const TRACK_READERS: &[Role] = &[Role::ShiftLead, Role::DutyOfficer];
 const OPERATORS: &[Role] = &[Role::DutyOfficer, Role::Administrator];
+const DUTY: &[Role] = &[Role::DutyOfficer];
 
 /// The table. The names are those of the contract; a test holds both against each other.
 pub const TABLE: &[(&str, Access)] = &[
@@ -59,6 +60,8 @@ pub const TABLE: &[(&str, Access)] = &[
     ("wuling.agreement.v1.AgreementService/ImportBundle", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/EraseRecord", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/ListErasures", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/ListQuarantined", Access::Roles(DUTY)),
+    ("wuling.agreement.v1.AgreementService/ReleaseQuarantined", Access::Roles(DUTY)),
     ("wuling.agreement.v1.TransferService/OfferRecord", Access::Roles(DISPATCH)),
     ("wuling.agreement.v1.TransferService/RecallOffer", Access::Roles(DISPATCH)),
     ("wuling.agreement.v1.TransferService/AcceptOffer", Access::Roles(DISPATCH)),

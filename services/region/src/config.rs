@@ -298,7 +298,7 @@ mod tests {
             created_at: NOW,
             directory_version: 1,
             directory_sha256: [0; 32],
-            revocations: vec![Revocation { member, key_sha256, revoked_at: NOW }],
+            revocations: vec![Revocation { member, key_sha256, revoked_at: NOW, cut: None }],
             agreements: BTreeMap::new(),
         });
         trust

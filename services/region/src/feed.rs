@@ -1,12 +1,13 @@
 //! The feed of changes, for whoever pulls or watches.
 
 use crate::hosted::{Caller, Hosted};
+use crate::rpc::desk::neighbour_view;
 use crate::status::{refuse, unreadable, unwritten};
 use bytes::Bytes;
 use domain::kernel::{Epoch, Kind, Purpose, Reason};
 use prost::Message as _;
 use proto::convert::kernel::encode_time;
-use proto::device::v1::{Change, Cursor, NeighbourView, WatchResponse, Withdrawal, change};
+use proto::device::v1::{Change, Cursor, WatchResponse, Withdrawal, change};
 use proto::kernel::v1::Record;
 use std::sync::Arc;
 use storage::region::{Committed, FeedItem, FeedSource};
@@ -207,7 +208,9 @@ fn subject(item: &FeedItem) -> Option<change::Subject> {
     let encoded = item.encoded.clone();
     let subject = match item.source {
         FeedSource::Own => Record::decode(encoded).map(change::Subject::Record),
-        FeedSource::View => NeighbourView::decode(encoded).map(change::Subject::View),
+        FeedSource::View | FeedSource::Released => {
+            neighbour_view(item.source, encoded).map(change::Subject::View)
+        }
         FeedSource::Withdrawal => Withdrawal::decode(encoded).map(change::Subject::Withdrawal),
     };
     if subject.is_err() {

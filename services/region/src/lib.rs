@@ -20,6 +20,7 @@ pub mod mark;
 mod metrics;
 mod observe;
 mod operations;
+mod quarantine;
 mod release;
 mod rpc;
 pub mod server;

@@ -7,6 +7,7 @@ use crate::hosted::Hosted;
 use crate::mark::{self, MarkError};
 use crate::metrics::Answers;
 use crate::observe::{Observe, Subject};
+use crate::quarantine;
 use crate::release;
 use crate::rpc::Services;
 use crate::transfer;
@@ -40,7 +41,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::region::Store;
-use storage::{OpenError, ReadError, WriteError};
+use storage::{OpenError, ReadError, StoreError, WriteError};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tonic::codec::CompressionEncoding;
 use tonic::transport::server::Router;
@@ -82,6 +83,9 @@ pub enum ServerError {
     /// An agreement version cannot be put into force.
     #[error("an agreement version cannot be put into force")]
     Turn(#[from] TurnError),
+    /// A cut cannot be put into force.
+    #[error("what lies beyond a cut cannot be quarantined")]
+    Quarantine(#[source] StoreError),
     /// A certificate cannot be made.
     #[error("the server's certificate cannot be made")]
     Certificate(#[from] PkiError),
@@ -326,6 +330,9 @@ async fn open(
     mark::set(data.path(), &region.region, &region.store).await?;
     tasks.spawn("region.mark", OnExit::Log, mark::keep(data.path().into(), Arc::clone(&region)));
     turn::begin_all(&region).await?;
+    // Before anybody is served: what lies beyond a cut is shown to nobody.
+    region.home().quarantine().await.map_err(ServerError::Quarantine)?;
+    tasks.spawn("region.quarantine", OnExit::Log, quarantine::run(Arc::clone(&region)));
     tasks.spawn("region.turn", OnExit::Log, turn::run(Arc::clone(&region)));
     tasks.spawn("region.expiry", OnExit::Log, expiry::run(Arc::clone(&region)));
     tasks.spawn("region.transfer", OnExit::Log, transfer::run(Arc::clone(&region)));

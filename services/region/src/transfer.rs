@@ -100,6 +100,7 @@ async fn hand_over(region: &Hosted, row: &TransferRow) -> Result<(), StoreError>
         record_id: Bytes::copy_from_slice(offered.record_id.as_bytes()),
         kind: offered.kind.code(),
         source: None,
+        reason: 0,
     };
     let withdrawal = withdrawal.encode_to_vec().into();
     step(region, &offered.offer_sha256, Step::Gone { base, withdrawal }, shares).await?;

@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use cli::authority::{self, Authority};
-use cli::explain;
-use domain::freshness::{Freshness, Member};
+use cli::{cut, explain};
+use domain::freshness::{Cut, Freshness, Member};
 use domain::kernel::{Clock as _, GatewayId, LinkageId, RegionId};
 use prost::Message as _;
 use proto::kernel::v1::SignedObject;
@@ -81,9 +81,39 @@ pub(super) struct Revoke {
     /// The gateway
     #[arg(long)]
     gateway: Option<GatewayId>,
+    /// Its keys were in other hands: what it signed is void but for what these receipts of others, of before the
+    /// incident, are for (`wuling region receipts`); may be given again. Those that were named before count no more
+    #[arg(long, value_name = "FILE", conflicts_with = "gateway")]
+    cut: Vec<PathBuf>,
+    /// All that its present key has signed is void
+    #[arg(long, conflicts_with_all = ["gateway", "cut"])]
+    cut_at_start: bool,
+    /// What was taken of it before it was revoked is believed after all
+    #[arg(long, conflicts_with_all = ["gateway", "cut", "cut_at_start"])]
+    lift_cut: bool,
     /// Show it to every gateway of the directory
     #[arg(long)]
     push: bool,
+}
+
+impl Revoke {
+    /// Says so; without a word on cuts, one that is in force stays.
+    fn say(&self, signer: Authority) -> Result<Authority> {
+        let now = SystemClock.now();
+        let Some(region) = &self.region else {
+            let gateway = self.gateway.clone().map(Member::Gateway);
+            return signer.revoke(gateway.context("name a region or a gateway")?, now);
+        };
+        match (self.cut.as_slice(), self.cut_at_start, self.lift_cut) {
+            ([], false, false) => signer.revoke(Member::Region(region.clone()), now),
+            ([], true, _) => signer.cut(region, Some(Cut::new()), now),
+            ([], false, true) => signer.cut(region, None, now),
+            (files, ..) => {
+                let cut = cut::cut(signer.trust(), region, files)?;
+                signer.cut(region, Some(cut), now)
+            }
+        }
+    }
 }
 
 pub(super) async fn run(word: Word) -> Result<()> {
@@ -104,10 +134,8 @@ pub(super) async fn run(word: Word) -> Result<()> {
             }
             show(&signer.freshen(now)?, push).await
         }
-        Word::Revoke(Revoke { dir, region, gateway, push }) => {
-            let member = region.map(Member::Region).or(gateway.map(Member::Gateway));
-            let member = member.context("name a region or a gateway")?;
-            show(&Authority::open(&dir, now)?.revoke(member, now)?, push).await
+        Word::Revoke(revoke) => {
+            show(&revoke.say(Authority::open(&revoke.dir, now)?)?, revoke.push).await
         }
         Word::Rotate { dir, push } => {
             show(&Authority::open(&dir, now)?.rotate(now, &SystemEntropy)?, push).await
@@ -169,6 +197,12 @@ fn print(dir: &Path) -> Result<()> {
     for region in directory.regions.values() {
         let state = if trust.is_revoked(region) { "REVOKED" } else { "" };
         println!("region {} {} {state}", region.region_id, region.name_zh);
+    }
+    let revocations = trust.freshness.iter().flat_map(|freshness| &freshness.revocations);
+    for revocation in revocations {
+        if let (Member::Region(region), Some(cut)) = (&revocation.member, &revocation.cut) {
+            println!("cut 截断 {region}: believed in {} streams", cut.len());
+        }
     }
     for id in directory.gateways.keys() {
         let state = if trust.find_gateway(id).is_none() { "REVOKED" } else { "" };

@@ -49,6 +49,7 @@ fn withdrawal(id: RecordId, agreement: u64) -> Subject {
         record_id: Bytes::copy_from_slice(id.as_bytes()),
         kind: Kind::Patrol.code(),
         source: source("xianfeng", agreement),
+        reason: 0,
     })
 }
 

@@ -135,6 +135,12 @@ catalogue! {
     RegionCloned:
         "同一区域有两份副本同时运行，请停掉其中一份，并在另一份上执行 region restore。",
         "Two copies of one region are at work; stop one, and run region restore on the other.";
+    RecordQuarantined:
+        "该记录来自密钥失窃的区域，已隔离，核实后由值班员放行。",
+        "The record came from a region whose keys were in other hands and is quarantined; a duty officer releases it once it is confirmed.";
+    NotQuarantined:
+        "该记录没有可放行的隔离内容，请核对记录号和归属区域。",
+        "Nothing of this record is quarantined that could be released; check its id and its owner.";
     RecordOffered:
         "该记录已移交待接收，暂不能更改，请等待对方答复或先撤回移交。",
         "The record is offered to another region and stays as it is; wait for the answer, or recall the offer.";

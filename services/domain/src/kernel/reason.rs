@@ -81,6 +81,10 @@ code_table! {
         AgreementSuperseded = 37 "AGREEMENT_SUPERSEDED",
         /// Two copies of a region are at work.
         RegionCloned = 38 "REGION_CLONED",
+        /// What was shown of the record lies beyond a cut.
+        RecordQuarantined = 45 "RECORD_QUARANTINED",
+        /// Nothing of the record is quarantined.
+        NotQuarantined = 46 "NOT_QUARANTINED",
         /// The record is offered to another region.
         RecordOffered = 58 "RECORD_OFFERED",
         /// No agreement in force grants that this record is handed over to that region.
@@ -138,9 +142,10 @@ impl Reason {
             | Self::NotTheOwner
             | Self::TransferNotGranted
             | Self::RegionRevoked => ReasonKind::Forbidden,
-            Self::RecordNotFound | Self::RegionUnknown | Self::AgreementUnknown => {
-                ReasonKind::NotFound
-            }
+            Self::RecordNotFound
+            | Self::RegionUnknown
+            | Self::AgreementUnknown
+            | Self::NotQuarantined => ReasonKind::NotFound,
             Self::OperationIdReused
             | Self::StreamForked
             | Self::TrustForked
@@ -154,6 +159,7 @@ impl Reason {
             | Self::TrustStale
             | Self::RecordOffered
             | Self::OfferDecided
+            | Self::RecordQuarantined
             | Self::AgreementSuperseded => ReasonKind::Precondition,
             Self::LimitExceeded => ReasonKind::Exhausted,
             Self::StorageUnavailable | Self::ServerBusy => ReasonKind::Unavailable,

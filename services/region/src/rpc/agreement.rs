@@ -1,6 +1,6 @@
 //! `AgreementService`: what this region shares, and how far it has got.
 
-use super::{Services, bundle, erase, explain};
+use super::{Services, bundle, erase, explain, quarantine};
 use crate::hosted::Hosted;
 use crate::status::{malformed, refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
@@ -151,6 +151,40 @@ impl AgreementService for Services {
             .await
             .map_err(unwritten)?;
         Ok(Response::new(pb::ListErasuresResponse { erasures }))
+    }
+
+    async fn list_quarantined(
+        &self,
+        request: Request<pb::ListQuarantinedRequest>,
+    ) -> Result<Response<pb::ListQuarantinedResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/ListQuarantined").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        let answer = quarantine::list(&region, &request).await?;
+        let listed = answer.views.len();
+        region
+            .disclose(&caller, purpose, "ListQuarantined", (0, 0), listed)
+            .await
+            .map_err(unwritten)?;
+        Ok(Response::new(answer))
+    }
+
+    async fn release_quarantined(
+        &self,
+        request: Request<pb::ReleaseQuarantinedRequest>,
+    ) -> Result<Response<pb::ReleaseQuarantinedResponse>, Status> {
+        let (region, caller) = self
+            .caller(&request, "wuling.agreement.v1.AgreementService/ReleaseQuarantined")
+            .await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        // On record before it is done: from then on all see it.
+        region
+            .disclose(&caller, purpose, "ReleaseQuarantined", (0, 0), 1)
+            .await
+            .map_err(unwritten)?;
+        Ok(Response::new(quarantine::release(&region, &caller, &request).await?))
     }
 
     async fn explain_record(

@@ -132,7 +132,7 @@ pub(crate) async fn get(
         let views = region.store.list_views_of(record).await;
         let views = views.map_err(|error| unreadable(&error))?.into_iter();
         let views = views
-            .filter(|found| found.kind == kind && found.source == FeedSource::View)
+            .filter(|found| found.kind == kind && found.source != FeedSource::Withdrawal)
             .map(|found| shown(found.source, found.encoded))
             .collect::<Result<Vec<_>, _>>()?;
         merged(views.into_iter().filter(|view| view.meta.owner_region == owner.as_str()))
@@ -188,13 +188,15 @@ pub(crate) fn page_size(asked: u32) -> Result<u32, Status> {
 
 /// A token holds the kind, so that one of another query is refused, and the place; it gives no rights.
 fn page_token(kind: Kind, token: &str) -> Result<u64, Status> {
+    place_of(&kind.code().to_string(), token)
+}
+
+/// The place that a token of one query names, the end where there is none.
+pub(super) fn place_of(query: &str, token: &str) -> Result<u64, Status> {
     if token.is_empty() {
         return Ok(u64::MAX);
     }
-    let place = token
-        .split_once('-')
-        .filter(|(of, _)| *of == kind.code().to_string())
-        .map(|(_, place)| place);
+    let place = token.split_once('-').filter(|(of, _)| *of == query).map(|(_, place)| place);
     place.and_then(|place| place.parse().ok()).ok_or_else(|| refuse(Reason::PageTokenInvalid))
 }
 
@@ -213,7 +215,7 @@ pub(crate) fn shown(source: FeedSource, encoded: Bytes) -> Result<Shown, Status>
             withheld: Vec::new(),
         });
     }
-    let neighbour = device::NeighbourView::decode(encoded).map_err(|_| unreadable())?;
+    let neighbour = neighbour_view(source, encoded).map_err(|_| unreadable())?;
     let view = neighbour.view.ok_or_else(unreadable)?;
     let source = neighbour.source.ok_or_else(unreadable)?;
     let from = kernel::SharedFrom {
@@ -229,6 +231,18 @@ pub(crate) fn shown(source: FeedSource, encoded: Bytes) -> Result<Shown, Status>
         from: vec![from],
         withheld: view.withheld_fields,
     })
+}
+
+/// A neighbour's view as it is shown: one that a person has released is marked 未核实, whatever its origin said.
+pub(crate) fn neighbour_view(
+    source: FeedSource,
+    encoded: Bytes,
+) -> Result<device::NeighbourView, prost::DecodeError> {
+    let mut neighbour = device::NeighbourView::decode(encoded)?;
+    if let (FeedSource::Released, Some(view)) = (source, &mut neighbour.view) {
+        view.unverified = true;
+    }
+    Ok(neighbour)
 }
 
 /// The newest view, with the fields that it withholds and others of the same revision show: an older one would

@@ -89,7 +89,9 @@ fn origin(record: &[u8]) -> Option<(RegionId, Vec<Vec<u8>>)> {
 /// What those who have the record are told.
 fn withdrawal(record_id: RecordId, kind: Kind) -> Bytes {
     let record_id = Bytes::copy_from_slice(record_id.as_bytes());
-    device::Withdrawal { record_id, kind: kind.code(), source: None }.encode_to_vec().into()
+    device::Withdrawal { record_id, kind: kind.code(), source: None, reason: 0 }
+        .encode_to_vec()
+        .into()
 }
 
 /// What was erased, the newest first.

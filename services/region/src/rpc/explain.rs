@@ -1,5 +1,6 @@
 //! Where a record is and why; who would see what.
 
+use super::desk::neighbour_view;
 use super::device::{failed, region_or_own};
 use crate::hosted::{Caller, Hosted};
 use crate::operations::{self, Answer, Sender, decode_record};
@@ -230,10 +231,22 @@ async fn neighbours(
 ) -> Result<Explained, Status> {
     let found = region.store.list_views_of(record).await;
     let found = found.map_err(|error| unreadable(&error))?.into_iter();
-    let came = found.map(|found| came(region, found).ok_or_else(|| refuse(Reason::Internal)));
-    let came: Vec<_> = came.collect::<Result<_, _>>()?;
-    let sharings: Vec<_> =
-        came.into_iter().filter(|(origin, _)| origin == owner).map(|(_, came)| came).collect();
+    let kept = region.store.list_quarantined_of(record).await;
+    let kept = kept.map_err(|error| unreadable(&error))?.into_iter();
+    let came = |found| came(region, found).ok_or_else(|| refuse(Reason::Internal));
+    let of_owner = |came: &(RegionId, pb::Sharing)| came.0 == *owner;
+    let all = found.map(came).collect::<Result<Vec<_>, _>>()?;
+    let mut sharings: Vec<_> = all.into_iter().filter(of_owner).map(|(_, came)| came).collect();
+    // Behind what is shown: of each agreement the newest.
+    for kept in kept.map(came).collect::<Result<Vec<_>, _>>()?.into_iter().filter(of_owner) {
+        let sharing = pb::Sharing { standing: pb::Standing::Quarantined.into(), ..kept.1 };
+        let same = |other: &pb::Sharing| {
+            (&other.agreement_id, other.standing) == (&sharing.agreement_id, sharing.standing)
+        };
+        if !sharings.iter().any(same) {
+            sharings.push(sharing);
+        }
+    }
     if sharings.is_empty() {
         return Err(refuse(Reason::RecordNotFound));
     }
@@ -246,7 +259,7 @@ fn came(region: &Hosted, found: ViewFound) -> Option<(RegionId, pb::Sharing)> {
     let (source, view) = if found.source == FeedSource::Withdrawal {
         (device::Withdrawal::decode(found.encoded).ok()?.source?, None)
     } else {
-        let came = device::NeighbourView::decode(found.encoded).ok()?;
+        let came = neighbour_view(found.source, found.encoded).ok()?;
         (came.source?, came.view)
     };
     let id = AgreementId::from_slice(&source.agreement_id);

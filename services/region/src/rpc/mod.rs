@@ -8,6 +8,7 @@ pub(crate) mod directory;
 pub(crate) mod erase;
 mod explain;
 pub(crate) mod patrol;
+mod quarantine;
 pub(crate) mod risk;
 pub(crate) mod transfer;
 

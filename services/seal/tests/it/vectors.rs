@@ -212,7 +212,8 @@ fn listed(freshness_key: [u8; 32]) -> Directory {
 fn newest(directory_sha256: [u8; 32]) -> Freshness {
     let keys = region("xianfeng");
     let head = AgreementHead { version: 3, sha256: [3; 32] };
-    let revoked = |member, key_sha256| Revocation { member, key_sha256, revoked_at: NOW };
+    let revoked =
+        |member, key_sha256| Revocation { member, key_sha256, revoked_at: NOW, cut: None };
     Freshness {
         linkage_id: linkage(),
         created_at: fresh_at(),

@@ -1,7 +1,7 @@
 //! A neighbour's entries become views, with the cursor, in one transaction.
 
 use super::commit::read_revision;
-use super::{Claim, TransferWord, epoch, transfer, withdrawal};
+use super::{Claim, TransferWord, epoch, quarantine, transfer, withdrawal};
 use super::{FeedItem, FeedSource, InboxState, State};
 use crate::sqlite::{Insert, int, select_in, uint};
 use bytes::Bytes;
@@ -128,12 +128,14 @@ pub struct Applied {
 }
 
 pub(super) fn load(conn: &Connection) -> rusqlite::Result<HashMap<StreamId, InboxState>> {
-    let mut statement = conn
-        .prepare("SELECT inbox_no, stream_id, applied_seq, applied_h, parked_count FROM inbox")?;
+    let mut statement = conn.prepare(
+        "SELECT inbox_no, stream_id, applied_seq, applied_h, parked_count, applied_at FROM inbox",
+    )?;
     let rows = statement.query_map([], |row| {
         let stream: Vec<u8> = row.get(1)?;
         let applied = Position { seq: uint(row.get(2)?), h: row.get(3)? };
-        Ok((stream, InboxState { number: row.get(0)?, applied, parked_count: uint(row.get(4)?) }))
+        let (parked_count, applied_at) = (uint(row.get(4)?), Timestamp::from_micros(row.get(5)?));
+        Ok((stream, InboxState { number: row.get(0)?, applied, parked_count, applied_at }))
     })?;
     let mut inboxes = HashMap::new();
     for row in rows {
@@ -158,7 +160,8 @@ pub(super) fn run(
                     "INSERT INTO inbox (stream_id, applied_seq, applied_h, parked_count) VALUES (?1, 0, ?2, 0) RETURNING inbox_no",
                 )?
                 .query_row((apply.stream.to_bytes(), genesis.h.as_slice()), |row| row.get(0))?;
-            InboxState { number, applied: genesis, parked_count: 0 }
+            let applied_at = Timestamp::default();
+            InboxState { number, applied: genesis, parked_count: 0, applied_at }
         }
     };
     let mut cloned = false;
@@ -170,9 +173,20 @@ pub(super) fn run(
         cloned = !apply.parents.is_empty() && epoch::note(conn, origin, *epoch, &apply.parents)?;
         #[cfg(feature = "known-bad")]
         crate::known_bad::pass(crate::known_bad::Point::ViewsWritten);
-        inbox.applied = apply.after;
-        conn.prepare_cached("UPDATE inbox SET applied_seq = ?2, applied_h = ?3, parked_count = ?4 WHERE inbox_no = ?1")?
-            .execute((inbox.number, int(inbox.applied.seq), inbox.applied.h.as_slice(), int(inbox.parked_count)))?;
+        // A clock that was set back does not make what comes now older than what came before.
+        let applied_at = inbox.applied_at.max(apply.now);
+        quarantine::log(conn, (inbox.number, inbox.applied, inbox.applied_at), applied_at)?;
+        (inbox.applied, inbox.applied_at) = (apply.after, applied_at);
+        conn.prepare_cached(
+            "UPDATE inbox SET applied_seq = ?2, applied_h = ?3, parked_count = ?4, applied_at = ?5 WHERE inbox_no = ?1",
+        )?
+        .execute((
+            inbox.number,
+            int(inbox.applied.seq),
+            inbox.applied.h.as_slice(),
+            int(inbox.parked_count),
+            inbox.applied_at.micros(),
+        ))?;
         #[cfg(feature = "known-bad")]
         crate::known_bad::forget_cursor(conn, inbox.number, apply.before)?;
         state.pending.inbox.insert(apply.stream.clone(), inbox.applied);
@@ -376,7 +390,7 @@ enum Place {
 
 /// What tells of two views of a record which is newer: revision, `share_n`, version of the agreement. The third
 /// decides where a version that went calls off for some what the version in force shows to others for the last time.
-type Rank = (Revision, u64, u32);
+pub(super) type Rank = (Revision, u64, u32);
 
 /// The newest view of each record, and where it is.
 type Newest<'a> = HashMap<RecordKey<'a>, (Rank, Place)>;

@@ -1,7 +1,8 @@
 //! Every look is on record: insert only, chained, written before the reply.
 
-use super::State;
+use super::{State, Store};
 use crate::sqlite::int;
+use crate::writer::WriteError;
 use domain::kernel::{DeviceId, Purpose, Timestamp};
 use rusqlite::Connection;
 
@@ -31,6 +32,28 @@ pub struct Watcher {
     pub device: DeviceId,
     /// Why.
     pub purpose: Purpose,
+}
+
+impl Store {
+    /// Notes who is about to read what. The reply to the reader must wait for this.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn disclose(&self, disclosure: Disclosure) -> Result<(), WriteError> {
+        self.queue.call(disclosure, super::Job::Disclose).await
+    }
+
+    /// Notes who watches the feed from now on.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    pub async fn set_watchers(
+        &self,
+        now: Timestamp,
+        watchers: Vec<Watcher>,
+    ) -> Result<(), WriteError> {
+        self.queue.call((now, watchers), super::Job::Watchers).await
+    }
 }
 
 /// A row as its chain hashes it.

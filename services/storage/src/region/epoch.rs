@@ -210,7 +210,8 @@ pub(super) fn note(
 pub(super) const FEED_SEQ: &str = "SELECT value FROM store_fact WHERE name = 'feed_seq'";
 const HEIGHT: &str = "SELECT max(coalesce((SELECT max(feed_seq) FROM record), 0),
       coalesce((SELECT max(feed_seq) FROM view), 0), coalesce((SELECT max(feed_seq) FROM erasure), 0),
-      coalesce((SELECT max(feed_seq) FROM transfer), 0), $1)
+      coalesce((SELECT max(feed_seq) FROM transfer), 0),
+      coalesce((SELECT max(feed_seq) FROM quarantine_note), 0), $1)
     + coalesce((SELECT sum(last_seq) FROM stream), 0) + coalesce((SELECT sum(applied_seq) FROM inbox), 0)";
 
 /// Every statement the readers use here; a test prepares each.

@@ -20,6 +20,8 @@ pub enum FeedSource {
     View,
     /// A neighbour's record is no longer shown.
     Withdrawal,
+    /// A view of a neighbour's that was quarantined and released by a person.
+    Released,
 }
 
 /// A place in the feed.
@@ -81,18 +83,26 @@ pub struct ListedRow {
     pub encoded: Bytes,
 }
 
+// What is quarantined is told nowhere; where a view went there, or came from there, its note tells it.
 const FEED: &str = "SELECT feed_seq, kind, 1 AS source, encoded FROM record WHERE feed_seq > $1
-    UNION ALL SELECT feed_seq, kind, 2 + withdrawn, encoded FROM view WHERE feed_seq > $1 AND current > 0
+    UNION ALL SELECT v.feed_seq, v.kind, 2 + v.withdrawn + 2 * EXISTS (SELECT 1 FROM quarantine_release r WHERE r.view_seq = v.feed_seq), v.encoded
+      FROM view v WHERE v.feed_seq > $1 AND v.current IN (1, 2)
     UNION ALL SELECT feed_seq, kind, 3, encoded FROM erasure WHERE feed_seq > $1
     UNION ALL SELECT feed_seq, kind, 3, gone FROM transfer WHERE feed_seq > $1
+    UNION ALL SELECT n.feed_seq, n.kind, CASE WHEN n.withdrawal IS NULL
+        THEN 2 + v.withdrawn + 2 * EXISTS (SELECT 1 FROM quarantine_release r WHERE r.view_seq = v.feed_seq) ELSE 3 END,
+        coalesce(n.withdrawal, v.encoded)
+      FROM quarantine_note n LEFT JOIN view v ON v.feed_seq = n.view_seq AND v.current = 1
+      WHERE n.feed_seq > $1 AND (n.withdrawal IS NOT NULL OR v.feed_seq IS NOT NULL)
     ORDER BY feed_seq LIMIT $2";
 const RECORD_ONE: &str = "SELECT record_id, kind, revision_t, revision_epoch, revision_n, encoded, shown FROM record WHERE record_id = $1";
 // What each agreement shows of a record or has withdrawn: the newest first, views before withdrawals.
 const VIEWS_OF: &str =
-    "SELECT kind, withdrawn, encoded FROM view WHERE record_id = $1 AND current = 1
+    "SELECT kind, withdrawn + 2 * EXISTS (SELECT 1 FROM quarantine_release r WHERE r.view_seq = view.feed_seq), encoded
+    FROM view WHERE record_id = $1 AND current = 1
     ORDER BY withdrawn, revision_t DESC, revision_epoch DESC, revision_n DESC, feed_seq DESC";
 const PAGE: &str = "SELECT feed_seq, 1 AS source, encoded FROM record WHERE kind = $1 AND feed_seq < $2
-    UNION ALL SELECT v.feed_seq, 2, v.encoded FROM view v WHERE v.kind = $1 AND v.feed_seq < $2 AND v.current = 1 AND v.withdrawn = 0
+    UNION ALL SELECT v.feed_seq, 2 + 2 * EXISTS (SELECT 1 FROM quarantine_release r WHERE r.view_seq = v.feed_seq), v.encoded FROM view v WHERE v.kind = $1 AND v.feed_seq < $2 AND v.current = 1 AND v.withdrawn = 0
       AND NOT EXISTS (SELECT 1 FROM view w WHERE w.record_id = v.record_id AND w.birth_region = v.birth_region AND w.current = 1 AND w.withdrawn = 0 AND w.feed_seq > v.feed_seq)
     ORDER BY feed_seq DESC LIMIT $3";
 const PAGE_OWN: &str =
@@ -157,13 +167,7 @@ impl Store {
             .bind(record.as_bytes().as_slice())
             .fetch_all(&self.readers)
             .await?;
-        rows.iter()
-            .map(|row| {
-                let withdrawn: bool = row.try_get(1)?;
-                let source = if withdrawn { FeedSource::Withdrawal } else { FeedSource::View };
-                Ok(ViewFound { kind: kind(row.try_get(0)?)?, source, encoded: bytes(row, 2)? })
-            })
-            .collect()
+        rows.iter().map(view_found).collect()
     }
 
     /// A page of a kind, newest first: own records and, with `views`, the neighbours'.
@@ -254,6 +258,15 @@ pub enum Views {
     Without,
 }
 
+/// A view from three columns: kind, source counted from that of a view, content.
+pub(super) fn view_found(row: &SqliteRow) -> Result<ViewFound, ReadError> {
+    Ok(ViewFound {
+        kind: kind(row.try_get(0)?)?,
+        source: source(row.try_get::<i64, _>(1)?.saturating_add(2))?,
+        encoded: bytes(row, 2)?,
+    })
+}
+
 /// A record from seven columns.
 pub(super) fn record_row(row: &SqliteRow, first: usize) -> Result<RecordRow, ReadError> {
     let (id, epoch): (Vec<u8>, Vec<u8>) = (row.try_get(first)?, row.try_get(first + 3)?);
@@ -302,6 +315,7 @@ fn source(code: i64) -> Result<FeedSource, ReadError> {
         1 => Ok(FeedSource::Own),
         2 => Ok(FeedSource::View),
         3 => Ok(FeedSource::Withdrawal),
+        4 => Ok(FeedSource::Released),
         _ => Err(ReadError::Inconsistent("feed source")),
     }
 }

@@ -3,10 +3,12 @@
 use super::commit::{Commit, CommitVerdict};
 use super::device::{self, EnrolVerdict, Enrolment, EnrolmentCode};
 use super::{
-    Applied, Apply, Disclosure, Erasing, Expired, OpenEpoch, ReceiptRow, Release, State,
-    TransferStep, Turn, TurnPage, Watcher,
+    Applied, Apply, Disclosure, Erasing, Expired, OpenEpoch, Quarantined, ReceiptRow, Release,
+    State, TransferStep, Turn, TurnPage, Watcher,
 };
-use super::{apply, disclosure, epoch, erasure, expiry, release, stream, transfer, turn};
+use super::{
+    apply, disclosure, epoch, erasure, expiry, quarantine, release, stream, transfer, turn,
+};
 use crate::writer::{Answer, Call, WriteError};
 use domain::kernel::{DeviceId, Epoch, GatewayId, RegionId, Timestamp};
 use domain::stream::StreamId;
@@ -61,6 +63,7 @@ jobs! {
     NoteBeside((RegionId, Epoch)) -> (), "note_beside";
     Release(Release) -> u64, "release";
     Expire(Expired) -> (), "expire";
+    Quarantine(quarantine::Order) -> Quarantined, "quarantine";
     Transfer(TransferStep) -> CommitVerdict, "transfer";
 }
 
@@ -91,6 +94,7 @@ impl State {
             Job::NoteBeside(call) => call.set(epoch::note_beside(self, conn, &call.input)?),
             Job::Release(call) => call.set(release::run(self, conn, &call.input)?),
             Job::Expire(call) => call.set(expiry::run(self, conn, &call.input)?),
+            Job::Quarantine(call) => call.set(quarantine::run(self, conn, &call.input)?),
             Job::Transfer(call) => call.set(transfer::run(self, conn, &call.input)?),
         }
         Ok(())

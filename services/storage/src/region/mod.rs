@@ -11,6 +11,7 @@ mod expiry;
 mod feed;
 mod job;
 mod outbox;
+mod quarantine;
 mod release;
 mod schema;
 mod stream;
@@ -36,6 +37,7 @@ pub use erasure::{ErasedFrom, Erasing, ErasureRow};
 pub use expiry::Expired;
 pub use feed::{FeedItem, FeedPage, FeedSource, ListedRow, RecordRow, ViewFound, Views};
 pub use outbox::OutboxEntry;
+pub use quarantine::{Cutting, Quarantined, Releasing, StreamCut, Withdrawn};
 pub use release::{ParkedEntry, Release};
 pub use stream::{DigestRow, ReceiptRow, StreamRow};
 pub use transfer::{Claim, Offered, Step, TransferRow, TransferStep, TransferWord};
@@ -233,26 +235,6 @@ impl Store {
         self.queue.call(receipt, Job::Receipt).await
     }
 
-    /// Notes who is about to read what. The reply to the reader must wait for this.
-    ///
-    /// # Errors
-    /// When nothing could be written.
-    pub async fn disclose(&self, disclosure: Disclosure) -> Result<(), WriteError> {
-        self.queue.call(disclosure, Job::Disclose).await
-    }
-
-    /// Notes who watches the feed from now on.
-    ///
-    /// # Errors
-    /// When nothing could be written.
-    pub async fn set_watchers(
-        &self,
-        now: Timestamp,
-        watchers: Vec<Watcher>,
-    ) -> Result<(), WriteError> {
-        self.queue.call((now, watchers), Job::Watchers).await
-    }
-
     /// Keeps an enrolment code.
     ///
     /// # Errors
@@ -308,6 +290,8 @@ struct InboxState {
     number: i64,
     applied: Position,
     parked_count: u64,
+    /// When something was last applied.
+    applied_at: Timestamp,
 }
 
 /// Changes of the open transaction, told to listeners when it is on disk.
@@ -351,7 +335,8 @@ impl Memory {
             "SELECT max(coalesce((SELECT max(feed_seq) FROM record), 0),
                         coalesce((SELECT max(feed_seq) FROM view), 0),
                         coalesce((SELECT max(feed_seq) FROM erasure), 0),
-                        coalesce((SELECT max(feed_seq) FROM transfer), 0))",
+                        coalesce((SELECT max(feed_seq) FROM transfer), 0),
+                        coalesce((SELECT max(feed_seq) FROM quarantine_note), 0))",
             [],
             |row| row.get(0),
         )?;

@@ -47,6 +47,10 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         number: 10,
         sql: include_str!("../../migrations/sqlite/region/0010_let_records_change_hands.sql"),
     },
+    Migration {
+        number: 11,
+        sql: include_str!("../../migrations/sqlite/region/0011_cut_and_quarantine.sql"),
+    },
 ];
 
 /// Makes sure the file is this region's; one that is new begins in `epoch`.

@@ -104,15 +104,7 @@ impl Store {
 
     async fn stream_rows(&self, sql: &'static str) -> Result<Vec<StreamRow>, ReadError> {
         let rows = sqlx::query(sql).fetch_all(&self.readers).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(StreamRow {
-                    stream: stream_id(row, 0)?,
-                    position: position(row, 1)?,
-                    parked_count: uint(row.try_get(3)?),
-                })
-            })
-            .collect()
+        rows.iter().map(stream_row).collect()
     }
 
     /// The newest receipts for the streams this region writes.
@@ -181,6 +173,15 @@ impl Store {
     }
 }
 
+/// A stream and how far it goes, from four columns.
+pub(super) fn stream_row(row: &sqlx::sqlite::SqliteRow) -> Result<StreamRow, ReadError> {
+    Ok(StreamRow {
+        stream: stream_id(row, 0)?,
+        position: position(row, 1)?,
+        parked_count: uint(row.try_get(3)?),
+    })
+}
+
 pub(super) fn stream_id(
     row: &sqlx::sqlite::SqliteRow,
     column: usize,
@@ -195,7 +196,10 @@ fn position(row: &sqlx::sqlite::SqliteRow, first: usize) -> Result<Position, Rea
     })
 }
 
-fn fixed<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], ReadError> {
+pub(super) fn fixed<const N: usize>(
+    bytes: &[u8],
+    what: &'static str,
+) -> Result<[u8; N], ReadError> {
     bytes.try_into().map_err(|_| ReadError::Inconsistent(what))
 }
 

@@ -72,6 +72,7 @@ fn every_statement_of_the_readers_can_be_prepared() {
         expiry::STATEMENTS,
         feed::STATEMENTS,
         outbox::STATEMENTS,
+        quarantine::STATEMENTS,
         release::STATEMENTS,
         stream::STATEMENTS,
         turn::STATEMENTS,
