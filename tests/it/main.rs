@@ -6,6 +6,7 @@ mod backlog;
 mod bundles;
 mod certificates;
 mod contract;
+mod cut;
 mod doors;
 mod doubles;
 mod erasure;

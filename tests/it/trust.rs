@@ -33,9 +33,9 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 /// How soon what the authority says counts; five minutes are promised.
-const HEARD: Duration = Duration::from_secs(15);
+pub(crate) const HEARD: Duration = Duration::from_secs(15);
 
-fn open(world: &World) -> Authority {
+pub(crate) fn open(world: &World) -> Authority {
     Authority::open(&world.path("authority"), SystemClock.now()).unwrap()
 }
 
@@ -56,7 +56,7 @@ async fn show(world: &World, set: TrustSet) -> Result<(), Status> {
     Ok(())
 }
 
-async fn publish(world: &World, signer: &Authority) {
+pub(crate) async fn publish(world: &World, signer: &Authority) {
     show(world, signer.trust().signed().clone()).await.unwrap();
 }
 

@@ -130,13 +130,15 @@ mod tests {
                 endpoint: String::new(),
                 outline: Default::default(),
             };
-            regions.push(init_region(dir, &linkage, spec, now, &SystemEntropy).await.unwrap());
+            regions.push(
+                init_region(&dir.join("data"), &linkage, spec, now, &SystemEntropy).await.unwrap(),
+            );
         }
         signer.publish(regions, Vec::new(), now).unwrap()
     }
 
     fn key_of(dir: &Path, name: &str) -> SigningKey {
-        let key = region::folder::region_dir(dir, &id(name)).join("signing.key");
+        let key = region::folder::region_dir(&dir.join("data"), &id(name)).join("signing.key");
         SigningKey::from_seed(&fixed(&key).unwrap())
     }
 

@@ -1,5 +1,5 @@
 use super::{NOW_S, by, check, nil, sample, samples, time};
-use crate::convert::{Rules, agreement, directory, stream};
+use crate::convert::{Rules, agreement, directory, freshness, stream};
 use crate::exchange::v1 as exchange_pb;
 use crate::kernel::v1 as kernel_pb;
 use crate::{agreement::v1 as agreement_pb, directory::v1 as directory_pb};
@@ -228,6 +228,96 @@ fn each_field_of_a_directory_is_refused() {
                 d.gateways[0].authority_certificate = Bytes::from(vec![0; 4_097]);
             }),
             ("gateways[0].endpoint", |d| d.gateways[0].endpoint.clear()),
+        ],
+    );
+}
+
+#[test]
+fn each_field_of_a_freshness_is_refused() {
+    let position = directory_pb::CutPosition {
+        epoch: sample(samples::stream_id()).epoch.as_bytes().to_vec().into(),
+        agreement_id: sample(samples::stream_id()).agreement.as_bytes().to_vec().into(),
+        agreement_version: 1,
+        lane: 2,
+        seq: 1,
+        h: Bytes::from_static(&[7; 32]),
+    };
+    let revocation = directory_pb::Revocation {
+        region_id: "xianfeng".into(),
+        gateway_id: String::new(),
+        key_sha256: Bytes::from_static(&[3; 32]),
+        revoke_time: time(NOW_S),
+        is_cut: true,
+        cut: vec![position],
+    };
+    let agreement = directory_pb::AgreementHead {
+        agreement_id: sample(samples::stream_id()).agreement.as_bytes().to_vec().into(),
+        version: 1,
+        sha256: Bytes::from_static(&[3; 32]),
+    };
+    let sound = directory_pb::Freshness {
+        linkage_id: "wuling".into(),
+        create_time: time(NOW_S),
+        directory_version: 1,
+        directory_sha256: Bytes::from_static(&[3; 32]),
+        revocations: vec![revocation],
+        agreements: vec![agreement],
+    };
+    let decode = |freshness: directory_pb::Freshness| freshness::decode(&freshness.encode_to_vec());
+    // What is read is what was said.
+    let read = decode(sound.clone()).unwrap();
+    assert_eq!(directory_pb::Freshness::from(&read), sound);
+    check(
+        "wuling.directory.v1.Freshness",
+        &sound,
+        decode,
+        &[],
+        &[
+            ("linkage_id", |f| f.linkage_id.clear()),
+            ("create_time", |f| f.create_time = None),
+            ("directory_version", |f| f.directory_version = 0),
+            ("directory_sha256", |f| f.directory_sha256 = Bytes::from_static(&[3; 31])),
+            ("revocations", |f| f.revocations = vec![f.revocations[0].clone(); 1_001]),
+            ("revocations[0].region_id", |f| f.revocations[0].region_id.clear()),
+            ("revocations[0].region_id", |f| f.revocations[0].gateway_id = "gw-1".into()),
+            ("revocations[0].key_sha256", |f| f.revocations[0].key_sha256 = Bytes::new()),
+            ("revocations[0].revoke_time", |f| f.revocations[0].revoke_time = None),
+            ("revocations[0].cut", |f| f.revocations[0].is_cut = false),
+            ("revocations[0].cut", |f| {
+                let revoked = &mut f.revocations[0];
+                (revoked.region_id, revoked.gateway_id) = (String::new(), "gw-1".into());
+            }),
+            ("revocations[0].cut", |f| {
+                let revoked = &mut f.revocations[0];
+                revoked.cut = vec![revoked.cut[0].clone(); 2];
+            }),
+            ("revocations[0].cut", |f| {
+                let revoked = &mut f.revocations[0];
+                revoked.cut = vec![revoked.cut[0].clone(); 1_001];
+            }),
+            ("revocations", |f| {
+                let streams = 1..=501;
+                let of = |version| {
+                    let known = &f.revocations[0].cut[0];
+                    directory_pb::CutPosition { agreement_version: version, ..known.clone() }
+                };
+                f.revocations[0].cut = streams.map(of).collect();
+                f.revocations = vec![f.revocations[0].clone(); 2];
+            }),
+            ("revocations[0].cut[0].epoch", |f| f.revocations[0].cut[0].epoch = nil()),
+            ("revocations[0].cut[0].agreement_id", |f| {
+                f.revocations[0].cut[0].agreement_id = nil();
+            }),
+            ("revocations[0].cut[0].agreement_version", |f| {
+                f.revocations[0].cut[0].agreement_version = 0;
+            }),
+            ("revocations[0].cut[0].lane", |f| f.revocations[0].cut[0].lane = 4),
+            ("revocations[0].cut[0].seq", |f| f.revocations[0].cut[0].seq = 0),
+            ("revocations[0].cut[0].h", |f| f.revocations[0].cut[0].h = Bytes::new()),
+            ("agreements", |f| f.agreements = vec![f.agreements[0].clone(); 2]),
+            ("agreements[0].agreement_id", |f| f.agreements[0].agreement_id = nil()),
+            ("agreements[0].version", |f| f.agreements[0].version = 0),
+            ("agreements[0].sha256", |f| f.agreements[0].sha256 = Bytes::new()),
         ],
     );
 }

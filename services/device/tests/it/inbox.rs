@@ -288,3 +288,30 @@ fn an_epoch_that_is_over_is_not_believed() {
     assert!(matches!(refused, ApplyError::EpochOver));
     assert_eq!(phone.device.cursor().unwrap(), region.cursor(1));
 }
+
+#[test]
+fn what_is_quarantined_makes_room_for_what_was_shown_before() {
+    let (mut phone, mut region, id) = world();
+    let before = view(&region, id, 1, 1);
+    phone.device.apply_pull(page(&region, vec![change(&region, 1, before.clone())], 1)).unwrap();
+    phone.change(id, verb(PatrolVerb::Start));
+    phone.push(&mut region);
+    let thiefs = view(&region, id, 2, 1);
+    phone.device.apply_pull(page(&region, vec![change(&region, 2, thiefs)], 2)).unwrap();
+    let shown = |phone: &Phone| {
+        let views = phone.device.list_views(Kind::Patrol, None, 9).unwrap();
+        views.into_iter().map(|view| view.view.unwrap().share_n).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&phone), [2]);
+    // Taken back by its owner, an older one that comes late does not bring it back.
+    let back = |reason: i32, from: u64| {
+        let Subject::Withdrawal(gone) = withdrawal(id, 1) else { unreachable!() };
+        let gone = Subject::Withdrawal(pb::Withdrawal { reason, ..gone });
+        [change(&region, from, gone), change(&region, from + 1, before.clone())].to_vec()
+    };
+    phone.device.apply_pull(page(&region, back(0, 3), 4)).unwrap();
+    assert_eq!(shown(&phone), [0_u64; 0]);
+    let quarantined = domain::kernel::Reason::RecordQuarantined.code();
+    phone.device.apply_pull(page(&region, back(quarantined, 5), 6)).unwrap();
+    assert_eq!(shown(&phone), [1]);
+}

@@ -97,6 +97,16 @@ fn a_range_of_the_outbox_is_read_without_what_comes_after_it() {
     assert!(steps.iter().any(bound), "{steps:?}");
 }
 
+#[test]
+fn what_is_quarantined_is_found_without_a_look_at_all_views() {
+    let dir = tempfile::tempdir().unwrap();
+    let conn = sqlite::open_writer(&dir.path().join("store.sqlite"), MIGRATIONS).unwrap();
+    for sql in &quarantine::STATEMENTS[2..4] {
+        let steps = sqlite::plan(&conn, sql);
+        assert!(steps.iter().any(|step| step.contains("view_quarantined")), "{steps:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_is_told_loses_nothing_and_work_goes_on_when_there_is_space() {
     let dir = tempfile::tempdir().unwrap();

@@ -13,6 +13,7 @@ mod apply;
 mod commit;
 mod epoch;
 mod gateway;
+mod quarantine;
 mod region;
 mod transfer;
 mod turn;
