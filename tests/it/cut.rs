@@ -13,16 +13,20 @@ use cli::phone::Phone;
 use domain::freshness::{Cut, Member};
 use domain::kernel::{Clock as _, Kind, Purpose, Reason, RecordId, Role};
 use domain::operation::Change;
+use domain::quarantine::ReleaseReason;
+use proto::agreement::v1 as pb;
 use proto::device::v1::change::Subject;
 use proto::patrol::v1::ListSosAlertsRequest;
 use proto::patrol::v1::patrol_service_client::PatrolServiceClient;
 use proto::risk::v1::ListEventsRequest;
 use proto::risk::v1::risk_service_client::RiskServiceClient;
 use runtime::clock::SystemClock;
+use rusqlite::Connection;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use tonic_types::StatusExt as _;
 
 /// Of each record its revision, and whether it is marked 未核实.
 type Seen = BTreeMap<RecordId, (u64, bool)>;
@@ -209,6 +213,12 @@ async fn what_a_thief_wrote_is_shown_to_nobody_and_what_was_before_is_shown_agai
     assert_eq!(value(&metrics, "wuling_inbox_quarantined_views", &labels), Some(2.0), "{metrics}");
     stolen.world.stop().await;
     assert!(verified(&stolen.world, "a"), "all of it is still there");
+    let path = stolen.world.path("a/regions").join(A).join("store.sqlite");
+    let looks = "SELECT group_concat(method) FROM (SELECT method FROM disclosure WHERE method LIKE '%Quarantined')";
+    let looks: String =
+        Connection::open(path).unwrap().query_row(looks, [], |row| row.get(0)).unwrap();
+    let [list, release] = ["ListQuarantined", "ReleaseQuarantined"];
+    assert_eq!(looks, [list, release, release, list].join(","), "each is on record");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,6 +254,7 @@ async fn another_history_is_quarantined_whole_and_a_better_receipt_lets_it_out()
     stolen.cut(Some(other)).await;
     until("nothing is shown", HEARD, async || nothing(&mut stolen).await).await;
     assert_eq!(stolen.quarantined(), 5);
+    lists_page_by_page_and_refuses_the_rest(&stolen).await;
     stolen.cut(Some(signed_for)).await;
     until("what was before is shown again", HEARD, async || stolen.is_as_before().await).await;
     stolen.revoke(&["--cut-at-start"]).await;
@@ -262,6 +273,62 @@ async fn another_history_is_quarantined_whole_and_a_better_receipt_lets_it_out()
     let listed = &signer.trust().directory.regions[&region(B)];
     assert!(signer.trust().is_revoked(listed), "but it stays revoked");
     stolen.world.stop().await;
+}
+
+/// Holds the two calls to their limits; five views are quarantined.
+async fn lists_page_by_page_and_refuses_the_rest(stolen: &Stolen) {
+    let mut service = cli::client::agreement_service(stolen.desk.channel());
+    let purpose = Purpose::Duty.code();
+    let mut page_token = String::new();
+    let mut sizes = Vec::new();
+    loop {
+        let request = pb::ListQuarantinedRequest { page_size: 2, page_token, purpose };
+        let page = service.list_quarantined(request).await.unwrap().into_inner();
+        sizes.push(page.views.len());
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(sizes, [2, 2, 1]);
+    for (page_size, page_token, purpose, reason) in [
+        (101, "", purpose, Reason::FieldInvalid),
+        (1, "6-1", purpose, Reason::PageTokenInvalid),
+        (1, "q", purpose, Reason::PageTokenInvalid),
+        (1, "", 0, Reason::PurposeRequired),
+    ] {
+        let page_token = page_token.to_owned();
+        let request = pb::ListQuarantinedRequest { page_size, page_token, purpose };
+        assert_eq!(reason_of(&service.list_quarantined(request).await.unwrap_err()), reason.name());
+    }
+    let sound = pb::ReleaseQuarantinedRequest {
+        record_id: stolen.made.as_bytes().to_vec().into(),
+        owner_region: B.to_owned(),
+        reason: ReleaseReason::Order.code(),
+        purpose,
+    };
+    let bad = [
+        (pb::ReleaseQuarantinedRequest { reason: 0, ..sound.clone() }, Reason::FieldInvalid),
+        (
+            pb::ReleaseQuarantinedRequest { record_id: Default::default(), ..sound.clone() },
+            Reason::FieldInvalid,
+        ),
+        (pb::ReleaseQuarantinedRequest { purpose: 0, ..sound.clone() }, Reason::PurposeRequired),
+        // A record of that id that was born elsewhere is another.
+        (
+            pb::ReleaseQuarantinedRequest { owner_region: String::new(), ..sound },
+            Reason::NotQuarantined,
+        ),
+    ];
+    for (request, reason) in bad {
+        let status = service.release_quarantined(request).await.unwrap_err();
+        assert_eq!(reason_of(&status), reason.name());
+    }
+    assert_eq!(stolen.quarantined(), 5);
+}
+
+fn reason_of(status: &tonic::Status) -> String {
+    status.get_details_error_info().unwrap().reason
 }
 
 #[tokio::test]

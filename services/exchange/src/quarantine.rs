@@ -66,11 +66,10 @@ impl Home {
 /// The cut of the key that signed a stream, where that was revoked with one.
 fn cut_of<'a>(book: &'a Book, stream: &StreamId) -> Option<&'a Cut> {
     let agreement = book.agreement(stream.agreement, stream.version);
-    let parties = agreement.into_iter().flat_map(|agreement| &agreement.parties);
-    let key = parties
-        .filter(|party| party.region == stream.origin)
-        .map(|party| &party.signing_key_sha256);
-    book.trust.freshness.as_ref()?.cut_of(&stream.origin, key.last())
+    let mut parties = agreement.into_iter().flat_map(|agreement| &agreement.parties);
+    let party = parties.find(|party| party.region == stream.origin);
+    let key_sha256 = party.map(|party| &party.signing_key_sha256);
+    book.trust.freshness.as_ref()?.cut_of(&stream.origin, key_sha256)
 }
 
 /// Streams that are not cut as the book says, or of which more was applied since, and where it cuts them.

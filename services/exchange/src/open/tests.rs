@@ -1,6 +1,8 @@
 use super::*;
 use crate::fixture::*;
+use domain::freshness::{Cut, Freshness, Member, Revocation};
 use domain::kernel::Lane;
+use std::sync::Arc;
 
 fn refused(cursor: Position, reason: Reason) -> Result<Option<Apply>, Outcome> {
     Err(Outcome::Refused(cursor, reason))
@@ -137,8 +139,29 @@ fn what_cannot_be_used_is_parked_and_the_rest_goes_on() {
         panic!("{released:?}")
     };
     let aside = vec![ParkedEntry { seq: 5, salt: [1; 16], entry: view(&of, "daluba", "daluba") }];
-    let unknown = StreamId { version: 9, ..of };
-    assert!(reopen(&book("xiaonanhai"), &unknown, aside, NOW).is_empty());
+    let unknown = StreamId { version: 9, ..of.clone() };
+    assert!(reopen(&book("xiaonanhai"), &unknown, aside.clone(), NOW).is_empty());
+    // Nor does what a thief may have written come out of it by a later release.
+    let revoked = revoking(book("xiaonanhai"), "daluba");
+    assert!(reopen(&revoked, &of, aside.clone(), NOW).is_empty());
+    assert_eq!(reopen(&book("xiaonanhai"), &of, aside, NOW).len(), 1);
+}
+
+/// The book once the key of a region is revoked and all that it signed is void.
+fn revoking(mut book: Book, region: &str) -> Book {
+    let trust = Arc::get_mut(&mut book.trust).unwrap();
+    let key_sha256 = seal::key::key_fingerprint(&signing(region).public());
+    let member = Member::Region(slug(region));
+    let cut = Some(Cut::new());
+    trust.freshness = Some(Freshness {
+        linkage_id: trust.directory.linkage_id.clone(),
+        created_at: NOW,
+        directory_version: 1,
+        directory_sha256: [0; 32],
+        revocations: vec![Revocation { member, key_sha256, revoked_at: NOW, cut }],
+        agreements: Default::default(),
+    });
+    book
 }
 
 #[test]

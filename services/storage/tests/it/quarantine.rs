@@ -7,6 +7,7 @@ use domain::kernel::{Kind, Lane, Reason, RecordId, RegionId};
 use domain::quarantine::ReleaseReason;
 use domain::stream::{Position, StreamId};
 use std::collections::BTreeSet;
+use std::slice;
 use storage::region::{
     Apply, Cutting, FeedSource, InboxItem, Quarantined, Releasing, StreamCut, Views,
 };
@@ -145,8 +146,8 @@ async fn what_a_person_has_released_stays_so_under_the_same_cut() {
     assert_eq!(release(&world, 3).await, Quarantined::default(), "there is no such");
     assert_eq!(release(&world, 1).await, Quarantined { kept: 0, let_out: 1 });
     let released = (FeedSource::Released, Bytes::from_static(b"daluba 1 2 2"));
-    assert_eq!(listed(&world).await, [released.clone()]);
-    assert_eq!(told(&world, 6).await, [released.clone()]);
+    assert_eq!(listed(&world).await, slice::from_ref(&released));
+    assert_eq!(told(&world, 6).await, slice::from_ref(&released));
     let found = world.store.list_views_of(&slug("daluba"), record(1)).await.unwrap();
     assert_eq!((found[0].source, found.len()), (FeedSource::Released, 1));
     let world = world.reopened().await;
@@ -174,7 +175,7 @@ async fn a_withdrawal_behind_a_cut_is_undone_as_far_as_the_content_is_here() {
     world.store.apply(range(&other, 0, vec![control(), view(1, 1)])).await.unwrap();
     world.store.apply(range(&of, 2, vec![InboxItem::Withdrawal(leave.clone())])).await.unwrap();
     let left = (FeedSource::Withdrawal, leave.encoded.clone());
-    assert_eq!(told(&world, 2).await, [left.clone()]);
+    assert_eq!(told(&world, 2).await, slice::from_ref(&left));
     cut(&world, &of, Some(2)).await;
     // Its content went when it was taken back; that which came under another agreement is not touched.
     let found = world.store.list_views_of(&slug("daluba"), record(1)).await.unwrap();
