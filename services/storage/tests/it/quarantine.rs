@@ -83,9 +83,9 @@ async fn what_lies_behind_a_cut_is_shown_to_nobody_and_what_was_before_is_shown_
     let done = cut(&world, &of, Some(2)).await;
     assert_eq!(done, Quarantined { kept: 2, let_out: 0 });
     assert_eq!(listed(&world).await, [shown("daluba 1 1 1")]);
-    let found = world.store.list_views_of(&slug("daluba"), record(2)).await.unwrap();
+    let found = world.store.list_views_of(record(2)).await.unwrap();
     assert!(found.is_empty());
-    let kept = world.store.list_quarantined_of(&slug("daluba"), record(2)).await.unwrap();
+    let kept = world.store.list_quarantined_of(record(2)).await.unwrap();
     assert_eq!(kept[0].encoded, "daluba 2 1 1");
     // Who has it is told that it is gone, in the order in which it must be forgotten and learned.
     let news = [gone(), shown("daluba 1 1 1"), gone()];
@@ -148,7 +148,7 @@ async fn what_a_person_has_released_stays_so_under_the_same_cut() {
     let released = (FeedSource::Released, Bytes::from_static(b"daluba 1 2 2"));
     assert_eq!(listed(&world).await, slice::from_ref(&released));
     assert_eq!(told(&world, 6).await, slice::from_ref(&released));
-    let found = world.store.list_views_of(&slug("daluba"), record(1)).await.unwrap();
+    let found = world.store.list_views_of(record(1)).await.unwrap();
     assert_eq!((found[0].source, found.len()), (FeedSource::Released, 1));
     let world = world.reopened().await;
     cut(&world, &of, Some(2)).await;
@@ -178,7 +178,7 @@ async fn a_withdrawal_behind_a_cut_is_undone_as_far_as_the_content_is_here() {
     assert_eq!(told(&world, 2).await, slice::from_ref(&left));
     cut(&world, &of, Some(2)).await;
     // Its content went when it was taken back; that which came under another agreement is not touched.
-    let found = world.store.list_views_of(&slug("daluba"), record(1)).await.unwrap();
+    let found = world.store.list_views_of(record(1)).await.unwrap();
     assert_eq!(found.iter().map(|found| found.source).collect::<Vec<_>>(), [FeedSource::View]);
     assert!(world.store.list_quarantined(u64::MAX, 9).await.unwrap().is_empty());
     assert_eq!(release(&world, 1).await, Quarantined::default());
@@ -189,7 +189,7 @@ async fn a_withdrawal_behind_a_cut_is_undone_as_far_as_the_content_is_here() {
     world.store.apply(range(&alert, 0, vec![control(), view(1, 3)])).await.unwrap();
     world.store.apply(range(&of, 3, vec![view(1, 4)])).await.unwrap();
     cut(&world, &of, Some(3)).await;
-    let found = world.store.list_views_of(&slug("daluba"), record(1)).await.unwrap();
+    let found = world.store.list_views_of(record(1)).await.unwrap();
     assert_eq!(found[0].encoded, "daluba 1 3 3");
 }
 
