@@ -5,16 +5,12 @@ use runtime::ErrorChain;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::StoreError;
-use storage::region::Expired;
 
 const LOOK_EVERY: Duration = Duration::from_secs(3_600);
 /// Found at once; finding goes through all records and views.
 const ROWS_PER_LOOK: u32 = 50_000;
 /// Deleted at once: operations wait no longer than that takes.
 const ROWS_PER_JOB: usize = 200;
-/// How often, and how far apart, the log is emptied afterwards.
-const SETTLES: u32 = 5;
-const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Looks until the soft stop.
 pub(crate) async fn run(region: Arc<Hosted>) {
@@ -36,27 +32,11 @@ pub(crate) async fn run(region: Arc<Hosted>) {
     }
 }
 
-/// Writes nothing a few times: what was deleted leaves the log after a write, unless somebody reads just then.
-async fn settle(region: &Hosted, nothing: Expired) -> Result<(), StoreError> {
-    for _ in 0..SETTLES {
-        // Neither arm holds anything.
-        tokio::select! {
-            () = region.tasks.soft().cancelled() => return Ok(()),
-            () = tokio::time::sleep(SETTLE_AFTER) => {}
-        }
-        region.store.expire(nothing.clone()).await?;
-    }
-    Ok(())
-}
-
 async fn look(region: &Hosted) -> Result<usize, StoreError> {
     let (at, mut count) = (region.now(), 0);
     loop {
         let mut rest = region.store.list_expired(at, ROWS_PER_LOOK).await?;
         if rest.is_empty() {
-            if count > 0 {
-                settle(region, rest).await?;
-            }
             return Ok(count);
         }
         while !rest.is_empty() {

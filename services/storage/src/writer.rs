@@ -4,6 +4,10 @@
 
 use crate::metrics::Metrics;
 use rusqlite::{Connection, ErrorCode};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -11,6 +15,8 @@ use tokio::time::Instant;
 const JOBS_PER_COMMIT_MAX: usize = 512;
 /// Jobs that may wait; a sender past it waits too, which is how load reaches the caller.
 const JOBS_QUEUED_MAX: usize = 2_048;
+/// How long nobody writes before what the file still needs is tried again.
+const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a write was not made. Nothing of it is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,8 +131,9 @@ pub(crate) trait Apply {
     /// The transaction is on disk: tell those who watch.
     fn flushed(&mut self);
 
-    /// Everybody was answered: what the file still needs, outside of any transaction.
-    fn settle(&mut self, _conn: &Connection) {}
+    /// Everybody was answered: what the file still needs, outside of any transaction. Tells whether that is done;
+    /// it is tried again until it is.
+    fn settle(&mut self, conn: &Connection) -> bool;
 
     /// The transaction was rolled back: forget what it left in memory.
     fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()>;
@@ -146,7 +153,9 @@ impl Writer {
         A: Apply + Send + 'static,
         A::Job: Send,
     {
-        Self(Box::new(move || Committer { conn, jobs, state, metrics }.run()))
+        // Whoever was here before may have been stopped before it was done.
+        let settled = false;
+        Self(Box::new(move || Committer { conn, jobs, state, metrics, settled }.run()))
     }
 
     /// Writes until every sender is gone.
@@ -170,12 +179,23 @@ struct Committer<A: Apply> {
     jobs: mpsc::Receiver<A::Job>,
     state: A,
     metrics: Metrics,
+    /// The file needs nothing more.
+    settled: bool,
+}
+
+/// Wakes the writer's thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
 }
 
 impl<A: Apply> Committer<A> {
     fn run(mut self) -> Result<(), WriteError> {
         let mut batch = Vec::new();
-        while let Some(first) = self.jobs.blocking_recv() {
+        while let Some(first) = self.next() {
             batch.push(first);
             while batch.len() < JOBS_PER_COMMIT_MAX {
                 let Ok(next) = self.jobs.try_recv() else { break };
@@ -185,6 +205,27 @@ impl<A: Apply> Committer<A> {
             batch.clear();
         }
         Ok(())
+    }
+
+    /// The next job; `None` when every sender is gone. While nobody writes, what the file still needs is tried
+    /// again: a reader may have been in the way, and what was erased must not wait for the next job.
+    fn next(&mut self) -> Option<A::Job> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut waited = false;
+        while !self.settled {
+            match self.jobs.poll_recv(&mut Context::from_waker(&waker)) {
+                Poll::Ready(job) => return job,
+                Poll::Pending if waited => {
+                    self.settled = self.state.settle(&self.conn);
+                    waited = false;
+                }
+                Poll::Pending => {
+                    thread::park_timeout(SETTLE_AFTER);
+                    waited = true;
+                }
+            }
+        }
+        self.jobs.blocking_recv()
     }
 
     fn commit(&mut self, batch: &mut [A::Job], look: Look) -> Result<(), WriteError> {
@@ -203,7 +244,7 @@ impl<A: Apply> Committer<A> {
                 batch.iter_mut().for_each(|job| job.answer(Ok(())));
                 #[cfg(feature = "known-bad")]
                 crate::known_bad::pass(crate::known_bad::Point::CallersAnswered);
-                self.state.settle(&self.conn);
+                self.settled = self.state.settle(&self.conn);
                 Ok(())
             }
             Err(error) => {

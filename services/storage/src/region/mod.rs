@@ -418,10 +418,11 @@ impl crate::writer::Apply for State {
         }));
     }
 
-    fn settle(&mut self, conn: &Connection) {
+    fn settle(&mut self, conn: &Connection) -> bool {
         if self.unsettled {
             self.unsettled = !sqlite::empty_log(conn);
         }
+        !self.unsettled
     }
 
     fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {

@@ -9,14 +9,14 @@ use storage::gateway::{
 };
 use storage::{OpenError, WriteError};
 
-struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
-    store: Store,
+    pub(crate) store: Store,
     writer: std::thread::JoinHandle<Result<(), WriteError>>,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::on(tempfile::tempdir().expect("a folder")).await
     }
 
@@ -34,7 +34,11 @@ impl World {
         Self::on(dir).await
     }
 
-    async fn put(&self, from: u64, to: u64) -> SegmentVerdict {
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("gateway.sqlite")
+    }
+
+    pub(crate) async fn put(&self, from: u64, to: u64) -> SegmentVerdict {
         self.put_one(segment(from, to)).await
     }
 
@@ -61,7 +65,7 @@ impl World {
     }
 }
 
-fn of() -> StreamId {
+pub(crate) fn of() -> StreamId {
     stream("xiaonanhai", Lane::Routine)
 }
 

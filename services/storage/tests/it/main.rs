@@ -15,6 +15,7 @@ mod epoch;
 mod gateway;
 mod quarantine;
 mod region;
+mod settle;
 mod transfer;
 mod turn;
 mod world;
