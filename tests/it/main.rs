@@ -16,6 +16,7 @@ mod fault_canary;
 mod fault_disk;
 mod fault_kill;
 mod fault_outage;
+mod fault_row;
 mod foreign_python;
 mod gateways;
 mod harness;

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Audits a data folder; gives a report a store, and whether all was well.
-fn verify(data: &Path) -> (bool, Vec<Value>) {
+pub(crate) fn verify(data: &Path) -> (bool, Vec<Value>) {
     let mut verifying = Command::new(binary("wuling"));
     let done = verifying.args(["verify", "--json", "--data"]).arg(data).output().unwrap();
     let said = String::from_utf8(done.stdout).unwrap();
@@ -22,7 +22,7 @@ fn verify(data: &Path) -> (bool, Vec<Value>) {
 }
 
 /// What an audit of the folder finds in all: table, number, what.
-fn findings(data: &Path) -> Vec<(String, u64, String)> {
+pub(crate) fn findings(data: &Path) -> Vec<(String, u64, String)> {
     let (well, reports) = verify(data);
     let found: Vec<_> = reports
         .iter()

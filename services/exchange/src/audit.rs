@@ -12,7 +12,7 @@ use seal::signed::Receipt;
 use std::collections::{BTreeMap, HashMap};
 use storage::ReadError;
 use storage::audit::{Report, What};
-use storage::region::{HeldEntry, HeldView, ReceiptRow, Store, StreamRow};
+use storage::region::{HeldEntry, HeldView, OutboxEntry, ReceiptRow, Store, StreamRow};
 
 /// Rows read at once.
 const PAGE: u32 = 1_024;
@@ -61,7 +61,7 @@ async fn written(
             }
         };
         let broken = loop {
-            let Ok(entries) = store.list_outbox(&stream, at.seq, PAGE).await else {
+            let Some(entries) = next(store, &stream, at.seq).await else {
                 // A run whose own hashes do not fit: it begins here.
                 report.find("outbox", Some(&stream), at.seq + 1, What::Changed);
                 break true;
@@ -103,6 +103,18 @@ async fn written(
         report.find("receipt", Some(stream), 0, What::OtherHistory);
     }
     Ok(())
+}
+
+/// The next entries of a stream, up to a run whose own hashes do not fit; `None` where that is the next.
+async fn next(store: &Store, stream: &StreamId, after: u64) -> Option<Vec<OutboxEntry>> {
+    let mut page = PAGE;
+    loop {
+        match store.list_outbox(stream, after, page).await {
+            Ok(entries) => return Some(entries),
+            Err(_) if page > 1 => page /= 2,
+            Err(_) => return None,
+        }
+    }
 }
 
 /// Whether the party signed what the row says.
