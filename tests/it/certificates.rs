@@ -187,7 +187,7 @@ async fn a_region_whose_list_ran_out_has_health_and_alerts_alone() {
             agreement_version: 1,
             lane,
         };
-        exchange::FetchRequest { stream: Some(stream), from_seq: 1, max_size: 0 }
+        exchange::FetchRequest { stream: Some(stream), from_seq: 1, ..Default::default() }
     };
     let channel = door.channel(&tls);
     let mut service = ExchangeServiceClient::new(channel.clone());

@@ -21,7 +21,7 @@ use seal::chain;
 use seal::key::sha256;
 use std::path::Path;
 use storage::region::{
-    Apply, Commit, CommitItem, CommitVerdict, Disclosure, InboxEntry, InboxItem, Opening,
+    Apply, Claim, Commit, CommitItem, CommitVerdict, Disclosure, InboxEntry, InboxItem, Opening,
     OperationOutcome, OperationRow, RecordWrite, ShareWrite, Store, ViewRow,
 };
 use tokio::time::Instant;
@@ -86,6 +86,7 @@ impl Maker {
             encoded: splice(None, &[(1, &view)], &()),
             salt,
             entry: None,
+            claim: Claim::Proven,
         };
         (InboxEntry { seq: after.seq, item: InboxItem::View(row) }, after)
     }

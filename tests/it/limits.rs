@@ -319,7 +319,7 @@ async fn a_region_s_message_may_be_as_large_as_its_limit() {
         let mut service = ExchangeServiceClient::new(channel);
         let fetch = |bytes: usize| {
             let stream = exchange::StreamId { origin: "x".repeat(bytes), ..Default::default() };
-            exchange::FetchRequest { stream: Some(stream), from_seq: 1, max_size: 0 }
+            exchange::FetchRequest { stream: Some(stream), from_seq: 1, ..Default::default() }
         };
         let beside = prost::Message::encoded_len(&fetch(max - 100)) - (max - 100);
         let status = in_time(service.fetch(fetch(max - beside))).await.unwrap_err();

@@ -34,6 +34,7 @@ mod restore;
 mod revocation;
 mod runbook;
 mod sample_configs;
+mod second_path;
 mod simulation;
 mod start;
 mod tidy;

@@ -30,6 +30,7 @@ fn what_a_sample_says_is_the_default_is_the_default() {
     assert_eq!(said.listen.port(), 7_443);
     assert_eq!(said.names, default.names);
     assert_eq!(said.shutdown_grace_s, default.shutdown_grace_s);
+    assert_eq!(said.exchange, default.exchange);
     assert_eq!((said.log, said.limits), (default.log, default.limits));
     assert_eq!(said.console_limits, default.console_limits);
     let said = gateway::Config::load(&samples().join("gateway.toml")).unwrap();

@@ -96,7 +96,7 @@ async fn a_region_behind_a_front_is_admitted_by_its_hello_and_may_not_fetch() {
     let (agreement, _) = world.agree(&["a", "b"]);
     let writer = Writer::new(&world, "a", agreement, &["a", "b"], Lane::Alert);
     let stream = Some((&writer.stream).into());
-    let request = pb::FetchRequest { stream, from_seq: 1, max_size: 0 };
+    let request = pb::FetchRequest { stream, from_seq: 1, ..Default::default() };
     let refused = in_time(world.client(serving.addr, None).fetch(request)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     serving.stop().await;

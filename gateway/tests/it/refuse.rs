@@ -141,7 +141,7 @@ async fn who_is_no_party_may_not_write_want_receipt_or_fetch() {
     assert_eq!(c.refusal().await, refusal(writer.stream.clone()));
     let mut client = world.client(serving.addr, Some(&world.certificate("c", "c")));
     let stream = Some((&writer.stream).into());
-    let request = pb::FetchRequest { stream, from_seq: 1, max_size: 0 };
+    let request = pb::FetchRequest { stream, from_seq: 1, ..Default::default() };
     let refused = crate::world::in_time(client.fetch(request)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
     serving.stop().await;

@@ -244,7 +244,8 @@ impl World {
         stream: &StreamId,
     ) -> pb::FetchResponse {
         let mut client = self.client(addr, Some(&self.certificate(party, party)));
-        let request = pb::FetchRequest { stream: Some(stream.into()), from_seq: 1, max_size: 0 };
+        let request =
+            pb::FetchRequest { stream: Some(stream.into()), from_seq: 1, ..Default::default() };
         in_time(client.fetch(request)).await.unwrap().into_inner()
     }
 

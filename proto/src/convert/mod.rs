@@ -13,6 +13,7 @@ pub mod body;
 pub mod directory;
 mod door;
 pub mod entry;
+pub mod fetch;
 pub mod freshness;
 pub mod kernel;
 pub mod operation;

@@ -854,10 +854,10 @@ pub mod link_response {
         Replaced(super::Replace),
     }
 }
-/// Asks for a range.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// Asks for a range, or a region for the heads of its streams.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FetchRequest {
-    /// The stream.
+    /// The stream. A region may be asked without: it then tells how far each stream goes that is for the caller.
     #[prost(message, optional, tag = "1")]
     pub stream: ::core::option::Option<StreamId>,
     /// First seq wanted, from 1.
@@ -866,16 +866,27 @@ pub struct FetchRequest {
     /// Most bytes to return, 1 to 1 MiB; 0 means 256 KiB. One segment always comes.
     #[prost(uint32, tag = "3")]
     pub max_size: u32,
+    /// The region that is asked, where no stream is named, slug of 1 to 63 bytes; a server may host many.
+    #[prost(string, tag = "4")]
+    pub origin_region: ::prost::alloc::string::String,
+    /// What the caller has applied of the stream, where it has: its receipt, for the stream's origin. A gateway takes
+    /// none here.
+    #[prost(message, optional, tag = "5")]
+    pub receipt: ::core::option::Option<super::super::kernel::v1::SignedObject>,
 }
 /// A range.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FetchResponse {
     /// Encoded segments, in order; the first may begin before `from_seq`.
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub segments: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-    /// How far the gateway has the stream.
+    /// How far the gateway has the stream, or its origin; absent where none is named.
     #[prost(message, optional, tag = "2")]
     pub last: ::core::option::Option<StreamPosition>,
+    /// Of a region: the signed Head of the stream, or of each that is for the caller, at most 1,000; none of an epoch
+    /// that it has left. A gateway gives none.
+    #[prost(message, repeated, tag = "3")]
+    pub heads: ::prost::alloc::vec::Vec<super::super::kernel::v1::SignedObject>,
 }
 /// Shows trust.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -906,7 +917,8 @@ pub mod exchange_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// How a region is connected to a gateway. The region dials.
+    /// How a region is connected to a gateway. The region dials. A region serves Fetch too, of its own streams and to the
+    /// parties of each: the second path, on which no gateway stands between.
     #[derive(Debug, Clone)]
     pub struct ExchangeServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1012,7 +1024,7 @@ pub mod exchange_service_client {
                 .insert(GrpcMethod::new("wuling.exchange.v1.ExchangeService", "Link"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Reads a range of a stream without a link, for regions that poll.
+        /// Reads a range of a stream without a link, for regions that poll; of a region also how far its streams go.
         pub async fn fetch(
             &mut self,
             request: impl tonic::IntoRequest<super::FetchRequest>,
@@ -1089,7 +1101,7 @@ pub mod exchange_service_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::LinkRequest>>,
         ) -> std::result::Result<tonic::Response<Self::LinkStream>, tonic::Status>;
-        /// Reads a range of a stream without a link, for regions that poll.
+        /// Reads a range of a stream without a link, for regions that poll; of a region also how far its streams go.
         async fn fetch(
             &self,
             request: tonic::Request<super::FetchRequest>,
@@ -1101,7 +1113,8 @@ pub mod exchange_service_server {
             request: tonic::Request<super::RefreshRequest>,
         ) -> std::result::Result<tonic::Response<super::RefreshResponse>, tonic::Status>;
     }
-    /// How a region is connected to a gateway. The region dials.
+    /// How a region is connected to a gateway. The region dials. A region serves Fetch too, of its own streams and to the
+    /// parties of each: the second path, on which no gateway stands between.
     #[derive(Debug)]
     pub struct ExchangeServiceServer<T> {
         inner: Arc<T>,

@@ -713,6 +713,10 @@ pub enum ErrorReason {
     RecordQuarantined = 45,
     /// Nothing of the record is quarantined that could be shown.
     NotQuarantined = 46,
+    /// A region answers Fetch alone; for the rest ask a gateway.
+    NotAGateway = 55,
+    /// No gateway shows what the origin of a stream has written.
+    HeldBack = 56,
     /// The record is offered to another region; ask for it back, or wait for the answer.
     RecordOffered = 58,
     /// No agreement in force grants that this record is handed over to that region.
@@ -768,6 +772,8 @@ impl ErrorReason {
             Self::RegionCloned => "ERROR_REASON_REGION_CLONED",
             Self::RecordQuarantined => "ERROR_REASON_RECORD_QUARANTINED",
             Self::NotQuarantined => "ERROR_REASON_NOT_QUARANTINED",
+            Self::NotAGateway => "ERROR_REASON_NOT_A_GATEWAY",
+            Self::HeldBack => "ERROR_REASON_HELD_BACK",
             Self::RecordOffered => "ERROR_REASON_RECORD_OFFERED",
             Self::TransferNotGranted => "ERROR_REASON_TRANSFER_NOT_GRANTED",
             Self::OfferDecided => "ERROR_REASON_OFFER_DECIDED",
@@ -817,6 +823,8 @@ impl ErrorReason {
             "ERROR_REASON_REGION_CLONED" => Some(Self::RegionCloned),
             "ERROR_REASON_RECORD_QUARANTINED" => Some(Self::RecordQuarantined),
             "ERROR_REASON_NOT_QUARANTINED" => Some(Self::NotQuarantined),
+            "ERROR_REASON_NOT_A_GATEWAY" => Some(Self::NotAGateway),
+            "ERROR_REASON_HELD_BACK" => Some(Self::HeldBack),
             "ERROR_REASON_RECORD_OFFERED" => Some(Self::RecordOffered),
             "ERROR_REASON_TRANSFER_NOT_GRANTED" => Some(Self::TransferNotGranted),
             "ERROR_REASON_OFFER_DECIDED" => Some(Self::OfferDecided),

@@ -111,6 +111,7 @@ impl Exchange {
             stream: Some(stream.into()),
             from_seq: if own < position.seq { own + 1 } else { position.seq },
             max_size: 0,
+            ..FetchRequest::default()
         };
         let answer = match tokio::time::timeout(OPENING_TIMEOUT, client.fetch(request)).await {
             Ok(Ok(answer)) => answer.into_inner(),

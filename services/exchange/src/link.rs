@@ -185,23 +185,12 @@ impl Exchange {
     /// Where the gateway is, and what each side shows the other: made for each connection, since a certificate
     /// runs out and a directory changes.
     fn line(&self) -> Result<Channel, LinkError> {
-        let (linkage, book) = (self.home.book.linkage(), &self.home.book);
-        // A gateway that has not heard of it yet would be told by nobody else.
-        if book.find_region(&book.region).is_none() {
-            return Err(LinkError::Refused(Reason::RegionRevoked.name()));
-        }
-        let gateway = book.trust.find_gateway(&self.gateway).ok_or(LinkError::Revoked)?;
-        let identity = Identity::Region(book.region.clone());
-        let validity = Validity::days(self.home.clock.now(), CERTIFICATE_DAYS);
-        let own = self.authority.issue_server(linkage, &identity, &[], &[], validity)?;
-        let tls = ClientTls::new(
-            linkage,
-            Identity::Gateway(gateway.gateway_id.clone()),
-            Anchor::Certificate(&gateway.authority_certificate),
-            Some(&own),
-        )?;
+        let found = self.home.book.trust.find_gateway(&self.gateway);
+        let gateway = found.ok_or(LinkError::Revoked)?;
+        let (to, certificate) =
+            (Identity::Gateway(gateway.gateway_id.clone()), &gateway.authority_certificate);
         let endpoint = self.endpoint.as_ref().unwrap_or(&gateway.endpoint);
-        Ok(runtime::channel::channel(endpoint, tls, Limits::PEER)?)
+        dial(&self.home, &self.authority, to, certificate, endpoint)
     }
 
     /// One connection, from dialling to its end.
@@ -294,6 +283,26 @@ impl Exchange {
             _ => Err(LinkError::Protocol("no welcome")),
         }
     }
+}
+
+/// A channel to a member of the linkage, whose authority has this certificate, on which the region shows its own.
+pub(crate) fn dial(
+    home: &Home,
+    authority: &Authority,
+    to: Identity,
+    certificate: &[u8],
+    endpoint: &str,
+) -> Result<Channel, LinkError> {
+    let (linkage, book) = (home.book.linkage(), &home.book);
+    // One that has not heard of it yet would be told by nobody else.
+    if book.find_region(&book.region).is_none() {
+        return Err(LinkError::Refused(Reason::RegionRevoked.name()));
+    }
+    let identity = Identity::Region(book.region.clone());
+    let validity = Validity::days(home.clock.now(), CERTIFICATE_DAYS);
+    let own = authority.issue_server(linkage, &identity, &[], &[], validity)?;
+    let tls = ClientTls::new(linkage, to, Anchor::Certificate(certificate), Some(&own))?;
+    Ok(runtime::channel::channel(endpoint, tls, Limits::PEER)?)
 }
 
 /// What outlives a connection.

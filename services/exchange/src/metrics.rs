@@ -3,10 +3,11 @@
 
 use crate::book::Book;
 use crate::receive::PARKED_MAX;
-use crate::status::{Gateway, State as Links};
+use crate::status::{Asked, Gateway, State as Links};
 use domain::kernel::{GatewayId, RegionId, Timestamp};
 use domain::stream::StreamId;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -28,6 +29,8 @@ pub struct Metrics {
     parked: Family<Pair, Gauge>,
     quarantined: Family<Pair, Gauge>,
     late: Family<Pair, Gauge>,
+    asked: Family<Question, Counter>,
+    asked_age: Family<Pair, Gauge>,
 }
 
 /// How a region stands with one other.
@@ -54,6 +57,14 @@ struct Pair {
     peer: String,
 }
 
+/// A region, a neighbour that it asked directly, and what came of it: `OK`, or why not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Question {
+    region: String,
+    peer: String,
+    outcome: &'static str,
+}
+
 impl Metrics {
     /// Registers them.
     pub fn new(registry: &mut Registry) -> Self {
@@ -67,8 +78,8 @@ impl Metrics {
         let help = "Entries of own streams that a peer has not receipted";
         registry.register_with_unit("outbox_depth", help, entries(), metrics.depth.clone());
         let help = "How long the oldest of them waits";
-        let seconds = Unit::Seconds;
-        registry.register_with_unit("outbox_oldest_age", help, seconds, metrics.oldest.clone());
+        let seconds = || Unit::Seconds;
+        registry.register_with_unit("outbox_oldest_age", help, seconds(), metrics.oldest.clone());
         let help = "Entries that a peer is known to have written and that are not yet applied";
         registry.register_with_unit("inbox_lag", help, entries(), metrics.lag.clone());
         let help = "Entries of a peer that were verified and cannot be used";
@@ -78,6 +89,10 @@ impl Metrics {
         registry.register_with_unit("inbox_quarantined", help, views, metrics.quarantined.clone());
         let help = "Streams of a peer without a fresh head";
         registry.register_with_unit("head_late", help, unit("streams"), metrics.late.clone());
+        let help = "Questions to a neighbour on the second path, by outcome";
+        registry.register("second_path_pulls", help, metrics.asked.clone());
+        let help = "How long ago a neighbour last gave all on the second path";
+        registry.register_with_unit("second_path_age", help, seconds(), metrics.asked_age.clone());
         metrics
     }
 
@@ -104,6 +119,9 @@ impl Metrics {
             self.links.remove(&way);
             self.unstored.remove(&way);
         }
+        for (peer, asked) in links.asked() {
+            self.show_asked(region, peer, asked, now);
+        }
         let mut standings = standings(book, &depths, &inboxes, links);
         for (stream, views) in store.count_quarantined().await? {
             standings.entry(stream.origin).or_default().quarantined += views;
@@ -120,6 +138,19 @@ impl Metrics {
             check_quarantined(sum(|standing| standing.quarantined)).of(region),
             check_heads(sum(|standing| standing.late)).of(region),
         ])
+    }
+
+    fn show_asked(&self, region: &str, peer: &RegionId, asked: &Asked, now: Timestamp) {
+        let (region, peer) = (region.to_owned(), peer.to_string());
+        for (outcome, count) in &asked.outcomes {
+            let question = Question { region: region.clone(), peer: peer.clone(), outcome };
+            let counter = self.asked.get_or_create(&question);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        if let Some(at) = asked.well_at {
+            let age = seconds_between(at, now).max(0);
+            self.asked_age.get_or_create(&Pair { region, peer }).set(age);
+        }
     }
 
     fn show(&self, region: &str, peer: &RegionId, standing: &Standing, now: Timestamp) {

@@ -28,8 +28,19 @@ pub struct State {
     head_at: Option<Timestamp>,
     /// The newest epoch of each origin of which something was applied.
     epochs: BTreeMap<RegionId, Epoch>,
+    /// What came of asking each neighbour directly.
+    asked: BTreeMap<RegionId, Asked>,
     /// What a person must look at; empty when nothing was since a link was last opened.
     pub(crate) error: String,
+}
+
+/// What came of asking a neighbour directly.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// When it last gave all there was.
+    pub well_at: Option<Timestamp>,
+    /// How often, by outcome: `OK`, or why not.
+    pub outcomes: BTreeMap<&'static str, u64>,
 }
 
 /// How a region stands with one gateway.
@@ -93,6 +104,17 @@ impl Status {
         self.with(|state| state.epochs.clone())
     }
 
+    /// A neighbour was asked directly, with this outcome.
+    pub(crate) fn asked(&self, of: &RegionId, outcome: &'static str, now: Timestamp) {
+        self.with(|state| {
+            let asked = state.asked.entry(of.clone()).or_default();
+            *asked.outcomes.entry(outcome).or_default() += 1;
+            if outcome == "OK" {
+                asked.well_at = Some(now);
+            }
+        });
+    }
+
     /// When a head is made now: later than all before it, though the clock may have been set back since. What is
     /// older is taken for something that is shown again.
     pub(crate) fn head_time(&self, now: Timestamp) -> Timestamp {
@@ -123,6 +145,11 @@ impl State {
     pub(crate) fn gone(&self) -> impl Iterator<Item = &GatewayId> {
         let gone = self.gateways.iter().filter(|(_, gateway)| !gateway.named && gateway.struck);
         gone.map(|(id, _)| id)
+    }
+
+    /// What came of asking each neighbour directly.
+    pub fn asked(&self) -> &BTreeMap<RegionId, Asked> {
+        &self.asked
     }
 
     /// Whether a gateway carries all lanes: then nothing has to wait.

@@ -25,6 +25,11 @@ pub const GATEWAYS_CHOSEN: usize = 3;
 /// Gateways that a region may name.
 const GATEWAYS_NAMED_MAX: usize = 8;
 
+/// A day: how long a gateway and an origin that are of one mind may keep something from a region.
+const SECOND_PATH_EVERY_S: u64 = 86_400;
+/// Longest that a region may leave it.
+const SECOND_PATH_EVERY_S_MAX: u64 = 7 * 86_400;
+
 /// As many as a segment holds.
 const ENTRIES_PER_SEGMENT_MAX: u32 = 512;
 
@@ -83,11 +88,16 @@ struct Gateway {
 pub struct ExchangeConfig {
     /// Entries that leave together when more than one waits, 1 to 512. Fewer cost the recipients more.
     pub entries_per_segment_max: u32,
+    /// Seconds between two questions to a neighbour on the second path, 10 to 604,800; 0: it is never asked.
+    pub second_path_every_s: u64,
 }
 
 impl Default for ExchangeConfig {
     fn default() -> Self {
-        Self { entries_per_segment_max: ENTRIES_PER_SEGMENT_MAX }
+        Self {
+            entries_per_segment_max: ENTRIES_PER_SEGMENT_MAX,
+            second_path_every_s: SECOND_PATH_EVERY_S,
+        }
     }
 }
 
@@ -206,6 +216,9 @@ impl Config {
         }
         if !(1..=ENTRIES_PER_SEGMENT_MAX).contains(&file.exchange.entries_per_segment_max) {
             check.mistake("exchange.entries_per_segment_max", "must be 1 to 512");
+        }
+        if !matches!(file.exchange.second_path_every_s, 0 | 10..=SECOND_PATH_EVERY_S_MAX) {
+            check.mistake("exchange.second_path_every_s", "must be 10 to 604800, or 0");
         }
         let mut regions = Vec::new();
         for (at, hosted) in file.regions.iter().enumerate() {

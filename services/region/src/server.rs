@@ -10,6 +10,7 @@ use crate::observe::{Observe, Subject};
 use crate::quarantine;
 use crate::release;
 use crate::rpc::Services;
+use crate::rpc::exchange::ANSWERED_MAX;
 use crate::transfer;
 use crate::trust::Own;
 use crate::turn::{self, TurnError};
@@ -18,11 +19,13 @@ use exchange::book::Shelf;
 use exchange::epoch::{Left, Lost};
 use exchange::home::Offer;
 use exchange::link::{Exchange, LANE_CLASSES};
+use exchange::pull::Pull;
 use exchange::status::Status as Links;
 use proto::agreement::v1::agreement_service_server::AgreementServiceServer;
 use proto::agreement::v1::transfer_service_server::TransferServiceServer;
 use proto::device::v1::device_service_server::DeviceServiceServer;
 use proto::directory::v1::directory_service_server::DirectoryServiceServer;
+use proto::exchange::v1::exchange_service_server::ExchangeServiceServer;
 use proto::patrol::v1::patrol_service_server::PatrolServiceServer;
 use proto::risk::v1::risk_service_server::RiskServiceServer;
 use runtime::accept::{self, BindError, Listener};
@@ -32,7 +35,7 @@ use runtime::data_dir::{DataDir, DataDirError};
 use runtime::limits::{Layers, Limits};
 use runtime::metrics::Calls;
 use runtime::pki::PkiError;
-use runtime::tls::{ClientAuth, ServerTls, TlsError};
+use runtime::tls::{ClientAuth, Lists, ServerTls, TlsError};
 use runtime::trust_folder::TrustFolder;
 use runtime::{ErrorChain, OnExit, Shutdown, Tasks};
 use seal::trust::believe;
@@ -42,7 +45,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::region::Store;
 use storage::{OpenError, ReadError, StoreError, WriteError};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, oneshot};
 use tonic::codec::CompressionEncoding;
 use tonic::transport::server::Router;
 
@@ -180,26 +183,28 @@ impl Server {
             hosted.insert(of.region.clone(), Arc::clone(&region));
             let mut linked = BTreeSet::new();
             link(&tasks, config.exchange, &of, &region, &mut linked);
+            pull(&tasks, config.exchange, &region);
             let linking = link_more(tasks.clone(), config.exchange, of, region, linked);
             tasks.spawn("region.link", OnExit::Log, linking);
         }
         let hosted = Arc::new(hosted);
-        let own = Own {
+        let mut own = Own {
             linkage: trust.held().directory.linkage_id.clone(),
             data: data.path().to_owned(),
             names: config.names.clone(),
             ip: addr.ip(),
             lists: data.path().join("trust").join("crl"),
+            neighbour_lists: Lists::of(&data.path().join("trust").join("crl")),
             hosted: Arc::clone(&hosted),
             clock: Arc::clone(&clock),
             folder: trust,
             stamps: BTreeMap::new(),
         };
-        let revoked = own.revoked().await.map_err(ServerError::StoreRead)?;
-        let (keys, trust) = own.keys(&revoked)?;
+        let admitted = own.admitted().await.map_err(ServerError::StoreRead)?;
+        let (keys, trust) = own.keys(&admitted)?;
         let tls = ServerTls::new(&keys, trust, ClientAuth::Optional)?;
         let soft = tasks.soft().clone();
-        let trusting = own.run(revoked, tls.clone(), connections.clone(), heard, soft);
+        let trusting = own.run(admitted, tls.clone(), connections.clone(), heard, soft);
         tasks.spawn("region.trust", OnExit::Log, trusting);
         let calls = observe.calls();
         let subject = Subject {
@@ -209,7 +214,8 @@ impl Server {
             clock,
         };
         observe.spawn(subject, &tasks, config.metrics_listen).await;
-        let services = Services { regions: Arc::clone(&hosted) };
+        let answered = Arc::new(Semaphore::new(ANSWERED_MAX));
+        let services = Services { regions: Arc::clone(&hosted), tls: tls.clone(), answered };
         let conduct = Conduct::new(&config.limits);
         tasks.spawn("region.conduct", OnExit::Log, conduct.clone().run(tasks.soft().clone()));
         let incoming = accept::serve(listener, tls, config.limits, connections.clone());
@@ -272,6 +278,7 @@ fn router(limits: &Limits, calls: &Calls, conduct: &Conduct, services: Services)
         .add_service(service!(RiskServiceServer, single))
         .add_service(service!(DirectoryServiceServer, single))
         .add_service(service!(TransferServiceServer, single))
+        .add_service(service!(ExchangeServiceServer, single))
         // A bundle's part holds a segment.
         .add_service(service!(AgreementServiceServer, batch.max(single)))
 }
@@ -365,6 +372,16 @@ fn link(
             };
             tasks.spawn("exchange.link", OnExit::Log, link.run());
         }
+    }
+}
+
+/// Has a region ask its neighbours directly, unless that is off.
+fn pull(tasks: &Tasks, exchange: ExchangeConfig, region: &Hosted) {
+    let every_s = exchange.second_path_every_s;
+    if every_s > 0 {
+        let authority = Arc::clone(&region.authority);
+        let pull = Pull { home: region.home(), authority, every_s };
+        tasks.spawn("exchange.pull", OnExit::Log, pull.run());
     }
 }
 

@@ -2,6 +2,7 @@
 //! fields, what to do, in Chinese and English.
 
 use domain::kernel::{FieldViolation, Reason, ReasonKind};
+use exchange::cut::CutError;
 use proto::convert::Violations;
 use runtime::ErrorChain;
 use std::time::Duration;
@@ -37,6 +38,12 @@ pub(crate) fn malformed(violations: &Violations) -> Status {
 /// The store could not be read: the cause is logged here, once, and not told.
 pub(crate) fn unreadable(error: &ReadError) -> Status {
     tracing::error!(error = %ErrorChain(error), "a read failed");
+    build(Reason::Internal, &[])
+}
+
+/// A range could not be sealed: the cause is logged here, once, and not told.
+pub(crate) fn uncut(error: &CutError) -> Status {
+    tracing::error!(error = %ErrorChain(error), "a range was not sealed");
     build(Reason::Internal, &[])
 }
 

@@ -31,6 +31,14 @@ use tokio_util::sync::CancellationToken;
 /// The devices that each hosted region has revoked.
 pub(crate) type Revoked = BTreeMap<RegionId, Vec<RevokedDevice>>;
 
+/// Whom certificates are taken of, and of whom not: what the server's trust is made from.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    revoked: Revoked,
+    /// Regions that read here what is for them, with their authorities' certificates.
+    neighbours: BTreeMap<RegionId, Vec<u8>>,
+}
+
 /// What certificates and lists are made from.
 pub(crate) struct Own {
     pub(crate) linkage: LinkageId,
@@ -45,6 +53,8 @@ pub(crate) struct Own {
     pub(crate) folder: Linkage,
     /// What lay in each region's folder of agreements when it was last read.
     pub(crate) stamps: BTreeMap<RegionId, Stamp>,
+    /// What the neighbours' authorities have revoked.
+    pub(crate) neighbour_lists: Lists,
 }
 
 /// Tells a folder of agreements from what it was before.
@@ -52,8 +62,12 @@ type Stamp = Vec<(PathBuf, Option<SystemTime>)>;
 
 impl Own {
     /// Certificates of all hosted regions, and whom they trust: each its own devices without those that
-    /// it has revoked.
-    pub(crate) fn keys(&self, revoked: &Revoked) -> Result<(Vec<HostedKey>, Trust), ServerError> {
+    /// it has revoked, and its neighbours, but none of theirs.
+    pub(crate) fn keys(
+        &mut self,
+        Admitted { revoked, neighbours }: &Admitted,
+    ) -> Result<(Vec<HostedKey>, Trust), ServerError> {
+        self.read_lists(neighbours);
         let mut trust = Trust::new(self.linkage.clone());
         let mut keys = Vec::new();
         for (id, region) in self.hosted.iter() {
@@ -68,7 +82,43 @@ impl Own {
             self.revoke(region, revoked.get(id).unwrap_or(&none), &mut trust)?;
             keys.push(HostedKey { server_names: vec![identity.dns_name(&self.linkage)], key });
         }
+        for (id, certificate) in neighbours {
+            // One bad entry keeps one neighbour out.
+            if let Err(error) = trust.add_without_devices(Owner::Region(id.clone()), certificate) {
+                tracing::warn!(peer.id = %id, error = %ErrorChain(&error), "a neighbour's certificate is not taken");
+            }
+        }
+        self.neighbour_lists.add_to(&mut trust);
         Ok((keys, trust))
+    }
+
+    /// Reads the lists of the neighbours' authorities that have changed; says whether any has.
+    fn read_lists(&mut self, neighbours: &BTreeMap<RegionId, Vec<u8>>) -> bool {
+        let of = |(id, der): (&RegionId, _)| (Owner::Region(id.clone()), der);
+        let authorities = neighbours.iter().map(|(id, der)| (id, der.as_slice()));
+        self.neighbour_lists.read(authorities.map(of))
+    }
+
+    /// Whom certificates are taken of now; a program beside the server may have revoked some.
+    pub(crate) async fn admitted(&self) -> Result<Admitted, ReadError> {
+        Ok(Admitted { revoked: self.revoked().await?, neighbours: self.neighbours() })
+    }
+
+    /// The live parties of all that a hosted region has agreed, but those that are hosted here themselves.
+    fn neighbours(&self) -> BTreeMap<RegionId, Vec<u8>> {
+        let mut neighbours = BTreeMap::new();
+        for region in self.hosted.values() {
+            let book = region.book();
+            for agreement in book.agreements.values().map(|signed| &signed.agreement) {
+                let parties = agreement.parties.iter();
+                let live = parties.filter_map(|party| book.find_party(agreement, &party.region));
+                for party in live.filter(|party| !self.hosted.contains_key(&party.region_id)) {
+                    let certificate = party.authority_certificate.clone();
+                    neighbours.insert(party.region_id.clone(), certificate);
+                }
+            }
+        }
+        neighbours
     }
 
     /// Signs a region's list of its own devices, and puts it into force.
@@ -104,8 +154,7 @@ impl Own {
         Ok(())
     }
 
-    /// Reads what is revoked; a program beside the server may have done it.
-    pub(crate) async fn revoked(&self) -> Result<Revoked, ReadError> {
+    async fn revoked(&self) -> Result<Revoked, ReadError> {
         let mut revoked = Revoked::new();
         for (id, region) in self.hosted.iter() {
             revoked.insert(id.clone(), region.store.list_revoked_devices().await?);
@@ -188,11 +237,11 @@ impl Own {
         }
     }
 
-    /// Keeps all of it fresh, where certificates were made for what was `known` to be revoked, and closes the connections of
-    /// devices that were revoked since, with every stream on them.
+    /// Keeps all of it fresh, where certificates were made for those who were `known`, and closes the connections of
+    /// devices and neighbours that were revoked since, with every stream on them.
     pub(crate) async fn run(
         mut self,
-        mut known: Revoked,
+        mut known: Admitted,
         tls: ServerTls,
         connections: Connections,
         mut news: mpsc::Receiver<Offer>,
@@ -214,20 +263,21 @@ impl Own {
                 false
             });
             self.renew(newer);
-            let revoked = match self.revoked().await {
-                Ok(revoked) => revoked,
+            let admitted = match self.admitted().await {
+                Ok(admitted) => admitted,
                 Err(error) => {
                     tracing::error!(error = %ErrorChain(&error), "revoked devices cannot be read");
                     continue;
                 }
             };
-            if look == Look::Changes && revoked == known {
+            let listed = self.read_lists(&admitted.neighbours);
+            if look == Look::Changes && admitted == known && !listed {
                 continue;
             }
-            match self.keys(&revoked).and_then(|(keys, trust)| Ok(tls.reload(&keys, trust)?)) {
+            match self.keys(&admitted).and_then(|(keys, trust)| Ok(tls.reload(&keys, trust)?)) {
                 Ok(()) => {
                     renewal.renewed();
-                    known = revoked;
+                    known = admitted;
                     let closed = connections.close(|peer| !tls.admits(peer));
                     tracing::info!(closed, "certificates and revocation lists are new");
                 }

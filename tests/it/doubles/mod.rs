@@ -6,6 +6,7 @@
 mod forge;
 mod gateway;
 mod region;
+mod second_path;
 
 use crate::explain::report;
 use crate::harness::{

@@ -237,7 +237,8 @@ async fn a_region_that_speaks_for_others_reads_too_much_or_floods_is_refused_by_
         assert_eq!(double.refused().await, (Reason::NotAParty, false));
     }
     let mut service = ExchangeServiceClient::new(double.channel.clone());
-    let request = pb::FetchRequest { stream: Some((&of_b).into()), from_seq: 1, max_size: 0 };
+    let request =
+        pb::FetchRequest { stream: Some((&of_b).into()), from_seq: 1, ..Default::default() };
     let status = service.fetch(request).await.unwrap_err();
     assert_eq!(crate::doors::reason(&status), Reason::NotAParty.name());
 

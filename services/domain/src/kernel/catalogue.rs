@@ -141,6 +141,12 @@ catalogue! {
     NotQuarantined:
         "该记录没有可放行的隔离内容，请核对记录号和归属区域。",
         "Nothing of this record is quarantined that could be released; check its id and its owner.";
+    NotAGateway:
+        "区域服务器只提供本区域流的读取，其余请连接网关。",
+        "A region gives its own streams to read and nothing else; turn to a gateway for the rest.";
+    HeldBack:
+        "对方已写出的内容没有经任何网关送到，已直接取回，请与网关管理员核实。",
+        "No gateway brought what the other side has written, and it was fetched directly; ask the gateway's operator.";
     RecordOffered:
         "该记录已移交待接收，暂不能更改，请等待对方答复或先撤回移交。",
         "The record is offered to another region and stays as it is; wait for the answer, or recall the offer.";

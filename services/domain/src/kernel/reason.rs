@@ -85,6 +85,10 @@ code_table! {
         RecordQuarantined = 45 "RECORD_QUARANTINED",
         /// Nothing of the record is quarantined.
         NotQuarantined = 46 "NOT_QUARANTINED",
+        /// A region answers Fetch alone.
+        NotAGateway = 55 "NOT_A_GATEWAY",
+        /// No gateway shows what the origin of a stream has written.
+        HeldBack = 56 "HELD_BACK",
         /// The record is offered to another region.
         RecordOffered = 58 "RECORD_OFFERED",
         /// No agreement in force grants that this record is handed over to that region.
@@ -151,15 +155,18 @@ impl Reason {
             | Self::TrustForked
             | Self::AgreementForked
             | Self::RegionCloned => ReasonKind::AlreadyExists,
-            Self::RevisionStale | Self::EpochChanged | Self::ChainBroken | Self::WentBack => {
-                ReasonKind::Conflict
-            }
+            Self::RevisionStale
+            | Self::EpochChanged
+            | Self::ChainBroken
+            | Self::WentBack
+            | Self::HeldBack => ReasonKind::Conflict,
             Self::StateForbidsVerb
             | Self::ParentRejected
             | Self::TrustStale
             | Self::RecordOffered
             | Self::OfferDecided
             | Self::RecordQuarantined
+            | Self::NotAGateway
             | Self::AgreementSuperseded => ReasonKind::Precondition,
             Self::LimitExceeded => ReasonKind::Exhausted,
             Self::StorageUnavailable | Self::ServerBusy => ReasonKind::Unavailable,

@@ -6,6 +6,7 @@ pub(crate) mod desk;
 pub(crate) mod device;
 pub(crate) mod directory;
 pub(crate) mod erase;
+pub(crate) mod exchange;
 mod explain;
 pub(crate) mod patrol;
 mod quarantine;
@@ -17,14 +18,20 @@ use crate::status::{refuse, unreadable};
 use domain::kernel::{Purpose, Reason, RegionId};
 use runtime::connections::Peer;
 use runtime::identity::Identity;
+use runtime::tls::ServerTls;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tonic::{Request, Status};
 
 /// What every service holds.
 #[derive(Clone)]
 pub(crate) struct Services {
     pub(crate) regions: Arc<BTreeMap<RegionId, Arc<Hosted>>>,
+    /// Asked whose certificates are known to be good now.
+    pub(crate) tls: ServerTls,
+    /// Neighbours that may be answered now.
+    pub(crate) answered: Arc<Semaphore>,
 }
 
 impl Services {

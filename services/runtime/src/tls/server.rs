@@ -62,6 +62,14 @@ pub struct Trust {
 struct Known {
     verifier: Arc<dyn ClientCertVerifier>,
     list: Option<Arc<RevocationList>>,
+    /// Its devices are let in, too.
+    devices: bool,
+}
+
+impl Known {
+    fn takes(&self, identity: &Identity) -> bool {
+        self.devices || !matches!(identity, Identity::Device(..))
+    }
 }
 
 /// Why the name in a client's certificate was refused.
@@ -162,11 +170,32 @@ impl Trust {
     /// # Errors
     /// When the certificate of the authority cannot be used.
     pub fn add(&mut self, owner: Owner, authority_der: &[u8]) -> Result<(), TlsError> {
+        self.add_known(owner, authority_der, true)
+    }
+
+    /// Takes the certificate of `owner` itself that this authority signed, and of none of its devices.
+    ///
+    /// # Errors
+    /// When the certificate of the authority cannot be used.
+    pub fn add_without_devices(
+        &mut self,
+        owner: Owner,
+        authority_der: &[u8],
+    ) -> Result<(), TlsError> {
+        self.add_known(owner, authority_der, false)
+    }
+
+    fn add_known(
+        &mut self,
+        owner: Owner,
+        authority_der: &[u8],
+        devices: bool,
+    ) -> Result<(), TlsError> {
         let roots = roots(authority_der).map_err(TlsError::Authority)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
             .build()
             .map_err(TlsError::Verifier)?;
-        self.authorities.insert(owner, Known { verifier, list: None });
+        self.authorities.insert(owner, Known { verifier, list: None, devices });
         Ok(())
     }
 
@@ -190,7 +219,8 @@ impl Trust {
     /// Whether a party that has proved its name is still welcome.
     fn admits(&self, identity: &Identity, shown: &Shown) -> bool {
         let Some(known) = self.authorities.get(&identity.owner()) else { return false };
-        !self.revoked.contains(identity)
+        known.takes(identity)
+            && !self.revoked.contains(identity)
             && !self.revoked_certificates.contains(&shown.sha256)
             && !known.list.as_ref().is_some_and(|list| list.revokes(&shown.serial))
     }
@@ -211,7 +241,8 @@ impl Trust {
             return Err(Refusal::OtherLinkage(linkage).into());
         }
         let owner = identity.owner();
-        let Some(known) = self.authorities.get(&owner) else {
+        let known = self.authorities.get(&owner).filter(|known| known.takes(&identity));
+        let Some(known) = known else {
             return Err(Refusal::NoAuthority(owner).into());
         };
         let verified = known.verifier.verify_client_cert(end_entity, intermediates, now)?;
