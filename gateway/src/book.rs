@@ -111,6 +111,15 @@ impl Book {
         concerned
     }
 
+    /// Those whom a version would concern that is not signed yet: its parties, and those of the version before.
+    pub fn concerned_by(&self, agreement: &Agreement) -> Vec<RegionId> {
+        let mut concerned = self.read().live(agreement);
+        let before = self.before(agreement);
+        let left = before.iter().flat_map(|before| &before.live);
+        concerned.extend(left.filter(|region| !agreement.has_party(region)).cloned());
+        concerned
+    }
+
     /// What a region must hear of: versions of which it is a party, and those that left it out.
     pub fn terms_for(&self, region: &RegionId) -> Vec<Arc<Terms>> {
         let mut found = Vec::new();
@@ -139,16 +148,20 @@ impl Book {
 }
 
 impl Known {
-    fn enter(&mut self, agreement: Agreement, signed: SignedObject) -> Arc<Terms> {
-        let version = (agreement.agreement_id, agreement.version);
+    /// The parties that are in the linkage still, with the key that is pinned.
+    fn live(&self, agreement: &Agreement) -> Vec<RegionId> {
         let stands = |party: &&Party| {
             let listed = self.trust.find_region(&party.region);
             listed.is_some_and(|listed| {
                 key_fingerprint(&listed.signing_key) == party.signing_key_sha256
             })
         };
-        let parties = agreement.parties.iter().filter(stands);
-        let live: Vec<_> = parties.map(|party| party.region.clone()).collect();
+        agreement.parties.iter().filter(stands).map(|party| party.region.clone()).collect()
+    }
+
+    fn enter(&mut self, agreement: Agreement, signed: SignedObject) -> Arc<Terms> {
+        let version = (agreement.agreement_id, agreement.version);
+        let live = self.live(&agreement);
         for party in &live {
             self.of_region.entry(party.clone()).or_default().push(version);
         }

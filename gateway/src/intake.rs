@@ -9,6 +9,7 @@ use domain::stream::StreamId;
 use prost::Message as _;
 use proto::exchange::v1 as pb;
 use proto::kernel::v1::SignedObject;
+use seal::proposal::{Proposal, ProposalError};
 use seal::segment::{Segment, SegmentError};
 use seal::signed::{Head, Receipt, SignedError};
 use seal::trust::TrustError;
@@ -159,6 +160,30 @@ pub fn agreement(
         signed,
     };
     Ok(Some((agreement, row)))
+}
+
+/// A proposal that `peer` shows, with its good signatures alone; `None` where it is an agreement already.
+pub fn proposal(
+    book: &Book,
+    peer: &RegionId,
+    object: &SignedObject,
+    now: Timestamp,
+) -> Result<Option<Proposal>, Refused> {
+    let unbelieved = |error: ProposalError| Refused::new(error.reason(), None, error.to_string());
+    let proposed = seal::proposal::read(object).map_err(unbelieved)?;
+    if let Some(terms) = book.terms((proposed.agreement_id, proposed.version)) {
+        let what = "another text of this version is agreed already";
+        let other = || Refused::new(Reason::AgreementSuperseded, None, what);
+        return if terms.agreement.sha256 == proposed.sha256 { Ok(None) } else { Err(other()) };
+    }
+    let before = book.before(&proposed);
+    let before = before.as_ref().map(|before| &before.agreement);
+    if !proposed.has_party(peer) && before.is_none_or(|before| !before.has_party(peer)) {
+        let what = "the sender is no party of the proposal, nor of the version before";
+        return Err(Refused::new(Reason::NotAParty, None, what));
+    }
+    let proposal = Proposal::verify(object, before, &book.trust(), now).map_err(unbelieved)?;
+    Ok(Some(proposal))
 }
 
 /// A range of a stream that `origin` writes, each packaging of which is to be deleted.

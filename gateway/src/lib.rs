@@ -21,6 +21,7 @@ mod link;
 mod metrics;
 mod observe;
 pub mod outbox;
+pub mod proposals;
 pub mod registry;
 mod server;
 mod service;

@@ -79,6 +79,8 @@ struct Link<'a> {
     trusting: Option<BoxFuture<'static, ()>>,
     /// Agreement versions that the peer holds.
     holds: HashSet<[u8; 32]>,
+    /// How many signatures the peer has of each proposal; `None` where it takes none on this link.
+    proposals: Option<HashMap<[u8; 32], usize>>,
     faults: u32,
     opened_at: Instant,
     heard_at: Instant,
@@ -134,7 +136,7 @@ impl<'a> Link<'a> {
         lanes: Lanes,
         assembler: OwnedMutexGuard<Assembler>,
     ) -> Self {
-        let now = Instant::now();
+        let (now, carries) = (Instant::now(), lanes.contains(Lane::Routine));
         Self {
             shared,
             region: hello.region.clone(),
@@ -153,6 +155,7 @@ impl<'a> Link<'a> {
             shows: hello.trust,
             trusting: None,
             holds: hello.agreements.iter().copied().collect(),
+            proposals: (hello.takes_proposals && carries).then(HashMap::new),
             faults: 0,
             opened_at: now,
             heard_at: now,
@@ -170,9 +173,11 @@ impl<'a> Link<'a> {
             .map(|(id, have)| pb::PieceResume { segment_id: Bytes::copy_from_slice(&id), have })
             .collect();
         let trust = Some(self.shared.book.trust().mark().into());
-        self.outbox.welcome(pb::Welcome { stored, resumes, trust });
+        let takes_proposals = self.lanes.contains(Lane::Routine);
+        self.outbox.welcome(pb::Welcome { stored, resumes, trust, takes_proposals });
         self.tell_trust();
         self.tell_agreements();
+        self.tell_proposals();
         for lane in self.lanes.iter() {
             self.outbox.credit(lane, self.credit.open(lane));
         }
@@ -208,6 +213,24 @@ impl<'a> Link<'a> {
     fn tell_agreement(&mut self, signed: &SignedObject) {
         if self.holds.insert(seal::key::sha256(&signed.body)) {
             self.outbox.agreement(signed.clone());
+        }
+    }
+
+    /// Shows the peer the proposals that concern it, as far as it takes any.
+    fn tell_proposals(&mut self) {
+        let Shared { proposals, book, clock, .. } = self.shared;
+        for signed in proposals.of_region(book, &self.region, clock.now()) {
+            self.tell_proposal(signed);
+        }
+    }
+
+    fn tell_proposal(&mut self, signed: SignedObject) {
+        let Some(has) = &mut self.proposals else { return };
+        let (sha256, signatures) = (seal::key::sha256(&signed.body), signed.signatures.len());
+        let has = has.entry(sha256).or_default();
+        if *has < signatures {
+            *has = signatures;
+            self.outbox.proposal(sha256, signed);
         }
     }
 
@@ -303,6 +326,7 @@ impl<'a> Link<'a> {
                 self.catch_up(snapshot);
                 self.tell_trust();
                 self.tell_agreements();
+                self.tell_proposals();
             }
         }
     }
@@ -339,6 +363,7 @@ impl<'a> Link<'a> {
             Wake::Replaced(stream) => self.deliver(Event::Replaced(stream)),
             Wake::Trust => self.tell_trust(),
             Wake::Agreement(signed) => self.tell_agreement(&signed),
+            Wake::Proposal(signed) => self.tell_proposal(signed),
         }
     }
 

@@ -31,6 +31,7 @@ pub struct Outbox {
     replaced: Newest<(StreamId, u64), u64>,
     receipts: Newest<(StreamId, RegionId), SignedObject>,
     heads: Newest<StreamId, SignedObject>,
+    proposals: Newest<[u8; 32], SignedObject>,
     last: Option<Frame>,
 }
 
@@ -101,6 +102,11 @@ impl Outbox {
         self.heads.set(stream, signed);
     }
 
+    /// A proposal of this text.
+    pub fn proposal(&mut self, sha256: [u8; 32], signed: SignedObject) {
+        self.proposals.set(sha256, signed);
+    }
+
     /// Something was refused; the link stays open.
     pub fn refuse(&mut self, reason: Reason, stream: Option<&StreamId>, detail: &str) {
         if self.refusals.len() == REFUSALS_QUEUED_MAX {
@@ -129,6 +135,7 @@ impl Outbox {
             replaced,
             receipts,
             heads,
+            proposals,
             last,
         } = self;
         welcome.is_none()
@@ -143,6 +150,7 @@ impl Outbox {
             && replaced.order.is_empty()
             && receipts.order.is_empty()
             && heads.order.is_empty()
+            && proposals.order.is_empty()
             && last.is_none()
     }
 
@@ -188,6 +196,9 @@ impl Outbox {
         }
         if let Some((_, head)) = self.heads.pop() {
             return Some(Frame::Head(head));
+        }
+        if let Some((_, signed)) = self.proposals.pop() {
+            return Some(Frame::Proposal(signed));
         }
         self.last.take()
     }

@@ -41,6 +41,8 @@ pub enum Wake {
     Replaced(StreamId),
     /// An agreement version that concerns the peer.
     Agreement(SignedObject),
+    /// A proposal that concerns the peer, and has come to have more signatures.
+    Proposal(SignedObject),
 }
 
 /// A link's place in the registry.
@@ -190,6 +192,14 @@ impl Registry {
         let inner = self.inner();
         for link in regions.iter().filter_map(|region| inner.links.get(region)?.last()) {
             link.tell(Wake::Agreement(signed.clone()));
+        }
+    }
+
+    /// Tells each of these regions of a proposal, on the link that carries them.
+    pub fn tell_proposal(&self, regions: &[RegionId], signed: &SignedObject) {
+        let inner = self.inner();
+        for region in regions {
+            inner.tell(region, Lane::Routine, Wake::Proposal(signed.clone()));
         }
     }
 

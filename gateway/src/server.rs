@@ -3,6 +3,7 @@
 use crate::book::Book;
 use crate::config::{Config, Limits};
 use crate::observe::{self, Subject};
+use crate::proposals::Proposals;
 use crate::registry::Registry;
 use crate::service::{Service, Shared};
 use crate::trim;
@@ -173,6 +174,7 @@ impl Gateway {
             gateway_id,
             book,
             registry,
+            proposals: Proposals::default(),
             store,
             offers,
             limits,

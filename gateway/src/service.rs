@@ -5,6 +5,7 @@ use crate::config::Limits;
 use crate::fetch;
 use crate::link;
 use crate::metrics::Metrics;
+use crate::proposals::Proposals;
 use crate::registry::Registry;
 use crate::status;
 use crate::trust::{self, Offer};
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) gateway_id: GatewayId,
     pub(crate) book: Arc<Book>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) proposals: Proposals,
     pub(crate) store: Store,
     /// Where trust goes that peers show.
     pub(crate) offers: mpsc::Sender<Offer>,

@@ -133,6 +133,7 @@ async fn link(door: &Door, tls: &ClientTls, lanes: &[Lane]) -> Result<Vec<i32>, 
                     software: "test".to_owned(),
                     trust: Default::default(),
                     agreements: Vec::new(),
+                    takes_proposals: false,
                 };
                 let frame = Some(Say::Hello(hello.sign(&key)));
                 out.send(exchange::LinkRequest { frame }).await.unwrap();

@@ -413,6 +413,7 @@ fn peer_door(pool: &DescriptorPool) -> Vec<Sample> {
         software: "test".to_owned(),
         trust: Default::default(),
         agreements: Vec::new(),
+        takes_proposals: false,
     };
     let (stream, now) = (stream(), SystemClock.now());
     let position = seal::chain::start(&stream);

@@ -3,6 +3,7 @@
 use super::Link;
 use crate::delivery::Event;
 use crate::intake::{self, Refused};
+use crate::service::Shared;
 use crate::trust::Offer;
 use bytes::Bytes;
 use domain::kernel::{Lane, Reason, ReasonKind};
@@ -49,6 +50,7 @@ impl Link<'_> {
             Some(Frame::Head(object)) => self.head(&object),
             Some(Frame::Agreement(object)) => self.agreement(&object),
             Some(Frame::Replace(replace)) => self.replace(replace),
+            Some(Frame::Proposal(object)) => self.proposal(&object),
             Some(Frame::Credit(credit)) => self.granted(credit),
             Some(Frame::Want(want)) => match intake::want(&self.shared.book, &self.region, want) {
                 Ok((stream, from_seq)) if self.lanes.contains(stream.lane) => {
@@ -278,6 +280,38 @@ impl Link<'_> {
             Err(refused) => self.refuse(&refused),
         }
         self.admit_strangers();
+    }
+
+    /// A proposal goes on to those whom it names, as far as its signatures are good.
+    fn proposal(&mut self, object: &SignedObject) {
+        let Shared { book, proposals, registry, clock, .. } = self.shared;
+        // Many signatures are not verified again each time a region connects.
+        if !self.lanes.contains(Lane::Routine) || proposals.knows(object) {
+            return;
+        }
+        let now = clock.now();
+        let proposal = match intake::proposal(book, &self.region, object, now) {
+            Ok(None) => return,
+            Ok(Some(proposal)) => proposal,
+            Err(refused) => return self.refuse(&refused),
+        };
+        let concerned = book.concerned_by(&proposal.agreement);
+        let (sha256, signatures) = (proposal.agreement.sha256, proposal.signed.signatures.len());
+        match proposals.take(book, &self.region, proposal, now) {
+            Ok(more) => {
+                if let Some(has) = self.proposals.as_mut().map(|has| has.entry(sha256).or_default())
+                {
+                    *has = signatures.max(*has);
+                }
+                if let Some(signed) = more {
+                    registry.tell_proposal(&concerned, &signed);
+                }
+            }
+            Err(reason) => {
+                let detail = "no more proposals are kept here".to_owned();
+                self.refuse(&Refused { reason, stream: None, detail });
+            }
+        }
     }
 
     /// Asks for streams that were refused until their agreement came.

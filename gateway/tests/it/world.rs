@@ -286,6 +286,7 @@ impl World {
             // As the gateway does, so that it has nothing to tell.
             trust: TrustMark { directory_version: 1, freshness_at: None },
             agreements: Vec::new(),
+            takes_proposals: false,
         }
     }
 

@@ -304,6 +304,119 @@ impl Precision {
         }
     }
 }
+/// A version of an agreement that not all have signed who must.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Proposal {
+    /// The agreement, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub agreement_id: ::prost::bytes::Bytes,
+    /// Its version.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+    /// SHA-256 of its text, 32 bytes: names what is signed.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub sha256: ::prost::bytes::Bytes,
+    /// Title, 1 to 128 bytes.
+    #[prost(string, tag = "4")]
+    pub title: ::prost::alloc::string::String,
+    /// Whose signatures it needs.
+    #[prost(enumeration = "ProposalConsent", tag = "5")]
+    pub consent: i32,
+    /// Who has signed, by id.
+    #[prost(string, repeated, tag = "6")]
+    pub signed_regions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whose signature would count and is not there, by id.
+    #[prost(string, repeated, tag = "7")]
+    pub missing_regions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many of those it needs.
+    #[prost(uint32, tag = "8")]
+    pub needed_count: u32,
+    /// This region has signed.
+    #[prost(bool, tag = "9")]
+    pub signed_here: bool,
+    /// When it is dropped, if it is not signed before.
+    #[prost(message, optional, tag = "10")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The encoded Agreement, at most 256 KiB; in a list, only of the one that was asked for.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub agreement: ::prost::bytes::Bytes,
+}
+/// Proposes a version of an agreement.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProposeAgreementRequest {
+    /// The encoded Agreement, at most 256 KiB.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub agreement: ::prost::bytes::Bytes,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "2")]
+    pub purpose: i32,
+}
+/// It is signed, kept and shown to the others.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProposeAgreementResponse {
+    /// Who has signed and who has not; absent where it needs no more and is held as an agreement.
+    #[prost(message, optional, tag = "1")]
+    pub proposal: ::core::option::Option<Proposal>,
+}
+/// Asks for the proposals.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListProposalsRequest {
+    /// Only the one whose text has this SHA-256, 32 bytes, and its text with it; empty means all, without.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub sha256: ::prost::bytes::Bytes,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "2")]
+    pub purpose: i32,
+}
+/// The proposals.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListProposalsResponse {
+    /// By agreement and version, at most 64.
+    #[prost(message, repeated, tag = "1")]
+    pub proposals: ::prost::alloc::vec::Vec<Proposal>,
+}
+/// Signs a proposal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignAgreementRequest {
+    /// The agreement, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub agreement_id: ::prost::bytes::Bytes,
+    /// Its version.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+    /// SHA-256 of the text that was looked at, 32 bytes: no other is signed.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub sha256: ::prost::bytes::Bytes,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "4")]
+    pub purpose: i32,
+}
+/// It is signed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignAgreementResponse {
+    /// Who has signed and who has not; absent where it needs no more and is held as an agreement.
+    #[prost(message, optional, tag = "1")]
+    pub proposal: ::core::option::Option<Proposal>,
+}
+/// Drops a proposal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeclineProposalRequest {
+    /// The agreement, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub agreement_id: ::prost::bytes::Bytes,
+    /// Its version.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+    /// SHA-256 of its text, 32 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub sha256: ::prost::bytes::Bytes,
+    /// Why.
+    #[prost(enumeration = "super::super::kernel::v1::Purpose", tag = "4")]
+    pub purpose: i32,
+}
+/// It is dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeclineProposalResponse {}
 /// Asks to erase a record of this region.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EraseRecordRequest {
@@ -425,6 +538,9 @@ pub struct ListAgreementsResponse {
     /// How each of them stands, in the same order.
     #[prost(enumeration = "AgreementState", repeated, tag = "2")]
     pub states: ::prost::alloc::vec::Vec<i32>,
+    /// SHA-256 of the text of each that was signed, 32 bytes, in the same order: what a next version names.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub sha256s: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 /// Names a stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -783,6 +899,47 @@ pub struct BundleRefusal {
     /// Why.
     #[prost(enumeration = "super::super::kernel::v1::ErrorReason", tag = "3")]
     pub reason: i32,
+}
+/// Whose signatures a proposal needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ProposalConsent {
+    /// Never told.
+    Unspecified = 0,
+    /// All its parties'.
+    All = 1,
+    /// Of all its parties but any one.
+    AllButOne = 2,
+    /// Of any one party.
+    Any = 3,
+    /// Of the one that leaves.
+    Leaver = 4,
+}
+impl ProposalConsent {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PROPOSAL_CONSENT_UNSPECIFIED",
+            Self::All => "PROPOSAL_CONSENT_ALL",
+            Self::AllButOne => "PROPOSAL_CONSENT_ALL_BUT_ONE",
+            Self::Any => "PROPOSAL_CONSENT_ANY",
+            Self::Leaver => "PROPOSAL_CONSENT_LEAVER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PROPOSAL_CONSENT_UNSPECIFIED" => Some(Self::Unspecified),
+            "PROPOSAL_CONSENT_ALL" => Some(Self::All),
+            "PROPOSAL_CONSENT_ALL_BUT_ONE" => Some(Self::AllButOne),
+            "PROPOSAL_CONSENT_ANY" => Some(Self::Any),
+            "PROPOSAL_CONSENT_LEAVER" => Some(Self::Leaver),
+            _ => None,
+        }
+    }
 }
 /// How an agreement version stands, by the clock of the region that is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1421,12 +1578,22 @@ pub mod agreement_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+<<<<<<< HEAD
         /// Lists what lies beyond the cut of a revoked region and is shown to nobody else. For duty officers.
         pub async fn list_quarantined(
             &mut self,
             request: impl tonic::IntoRequest<super::ListQuarantinedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListQuarantinedResponse>,
+=======
+        /// Signs a version of an agreement for this region and shows it to the other parties, to be signed by them. It is
+        /// looked at as if all had signed. For administrators; for duty officers where it suspends, or calls up an annex.
+        pub async fn propose_agreement(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ProposeAgreementRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProposeAgreementResponse>,
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             tonic::Status,
         > {
             self.inner
@@ -1439,18 +1606,27 @@ pub mod agreement_service_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
+<<<<<<< HEAD
                 "/wuling.agreement.v1.AgreementService/ListQuarantined",
+=======
+                "/wuling.agreement.v1.AgreementService/ProposeAgreement",
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new(
                         "wuling.agreement.v1.AgreementService",
+<<<<<<< HEAD
                         "ListQuarantined",
+=======
+                        "ProposeAgreement",
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                     ),
                 );
             self.inner.unary(req, path, codec).await
         }
+<<<<<<< HEAD
         /// Has what is quarantined of a neighbour's record shown again, marked as unverified, because it proved right. It
         /// stays so. For duty officers.
         pub async fn release_quarantined(
@@ -1458,6 +1634,14 @@ pub mod agreement_service_client {
             request: impl tonic::IntoRequest<super::ReleaseQuarantinedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ReleaseQuarantinedResponse>,
+=======
+        /// Lists the proposals that this region holds: who has signed, who has not.
+        pub async fn list_proposals(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListProposalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListProposalsResponse>,
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             tonic::Status,
         > {
             self.inner
@@ -1470,14 +1654,84 @@ pub mod agreement_service_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
+<<<<<<< HEAD
                 "/wuling.agreement.v1.AgreementService/ReleaseQuarantined",
+=======
+                "/wuling.agreement.v1.AgreementService/ListProposals",
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new(
                         "wuling.agreement.v1.AgreementService",
+<<<<<<< HEAD
                         "ReleaseQuarantined",
+=======
+                        "ListProposals",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Signs a proposal for this region; who may is as for ProposeAgreement. With the last signature that it needs it is
+        /// held as an agreement.
+        pub async fn sign_agreement(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SignAgreementRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SignAgreementResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/SignAgreement",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "SignAgreement",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Drops a proposal here. Nobody else is told, and it does not come back from them. A signature that was given
+        /// before stays given. For administrators.
+        pub async fn decline_proposal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeclineProposalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeclineProposalResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/DeclineProposal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "DeclineProposal",
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                     ),
                 );
             self.inner.unary(req, path, codec).await
@@ -1594,6 +1848,7 @@ pub mod agreement_service_server {
             tonic::Response<super::ListErasuresResponse>,
             tonic::Status,
         >;
+<<<<<<< HEAD
         /// Lists what lies beyond the cut of a revoked region and is shown to nobody else. For duty officers.
         async fn list_quarantined(
             &self,
@@ -1609,6 +1864,41 @@ pub mod agreement_service_server {
             request: tonic::Request<super::ReleaseQuarantinedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ReleaseQuarantinedResponse>,
+=======
+        /// Signs a version of an agreement for this region and shows it to the other parties, to be signed by them. It is
+        /// looked at as if all had signed. For administrators; for duty officers where it suspends, or calls up an annex.
+        async fn propose_agreement(
+            &self,
+            request: tonic::Request<super::ProposeAgreementRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProposeAgreementResponse>,
+            tonic::Status,
+        >;
+        /// Lists the proposals that this region holds: who has signed, who has not.
+        async fn list_proposals(
+            &self,
+            request: tonic::Request<super::ListProposalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListProposalsResponse>,
+            tonic::Status,
+        >;
+        /// Signs a proposal for this region; who may is as for ProposeAgreement. With the last signature that it needs it is
+        /// held as an agreement.
+        async fn sign_agreement(
+            &self,
+            request: tonic::Request<super::SignAgreementRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SignAgreementResponse>,
+            tonic::Status,
+        >;
+        /// Drops a proposal here. Nobody else is told, and it does not come back from them. A signature that was given
+        /// before stays given. For administrators.
+        async fn decline_proposal(
+            &self,
+            request: tonic::Request<super::DeclineProposalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeclineProposalResponse>,
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             tonic::Status,
         >;
     }
@@ -2152,6 +2442,7 @@ pub mod agreement_service_server {
                     };
                     Box::pin(fut)
                 }
+<<<<<<< HEAD
                 "/wuling.agreement.v1.AgreementService/ListQuarantined" => {
                     #[allow(non_camel_case_types)]
                     struct ListQuarantinedSvc<T: AgreementService>(pub Arc<T>);
@@ -2160,17 +2451,35 @@ pub mod agreement_service_server {
                     > tonic::server::UnaryService<super::ListQuarantinedRequest>
                     for ListQuarantinedSvc<T> {
                         type Response = super::ListQuarantinedResponse;
+=======
+                "/wuling.agreement.v1.AgreementService/ProposeAgreement" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProposeAgreementSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::ProposeAgreementRequest>
+                    for ProposeAgreementSvc<T> {
+                        type Response = super::ProposeAgreementResponse;
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
+<<<<<<< HEAD
                             request: tonic::Request<super::ListQuarantinedRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
                                 <T as AgreementService>::list_quarantined(&inner, request)
+=======
+                            request: tonic::Request<super::ProposeAgreementRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::propose_agreement(&inner, request)
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                                     .await
                             };
                             Box::pin(fut)
@@ -2182,7 +2491,11 @@ pub mod agreement_service_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
+<<<<<<< HEAD
                         let method = ListQuarantinedSvc(inner);
+=======
+                        let method = ProposeAgreementSvc(inner);
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2198,6 +2511,7 @@ pub mod agreement_service_server {
                     };
                     Box::pin(fut)
                 }
+<<<<<<< HEAD
                 "/wuling.agreement.v1.AgreementService/ReleaseQuarantined" => {
                     #[allow(non_camel_case_types)]
                     struct ReleaseQuarantinedSvc<T: AgreementService>(pub Arc<T>);
@@ -2206,12 +2520,23 @@ pub mod agreement_service_server {
                     > tonic::server::UnaryService<super::ReleaseQuarantinedRequest>
                     for ReleaseQuarantinedSvc<T> {
                         type Response = super::ReleaseQuarantinedResponse;
+=======
+                "/wuling.agreement.v1.AgreementService/ListProposals" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListProposalsSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::ListProposalsRequest>
+                    for ListProposalsSvc<T> {
+                        type Response = super::ListProposalsResponse;
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
+<<<<<<< HEAD
                             request: tonic::Request<super::ReleaseQuarantinedRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
@@ -2220,6 +2545,13 @@ pub mod agreement_service_server {
                                         &inner,
                                         request,
                                     )
+=======
+                            request: tonic::Request<super::ListProposalsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::list_proposals(&inner, request)
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                                     .await
                             };
                             Box::pin(fut)
@@ -2231,7 +2563,103 @@ pub mod agreement_service_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
+<<<<<<< HEAD
                         let method = ReleaseQuarantinedSvc(inner);
+=======
+                        let method = ListProposalsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/SignAgreement" => {
+                    #[allow(non_camel_case_types)]
+                    struct SignAgreementSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::SignAgreementRequest>
+                    for SignAgreementSvc<T> {
+                        type Response = super::SignAgreementResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SignAgreementRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::sign_agreement(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SignAgreementSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/DeclineProposal" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeclineProposalSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::DeclineProposalRequest>
+                    for DeclineProposalSvc<T> {
+                        type Response = super::DeclineProposalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeclineProposalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::decline_proposal(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeclineProposalSvc(inner);
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

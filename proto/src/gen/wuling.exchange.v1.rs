@@ -441,6 +441,9 @@ pub struct Hello {
     /// SHA-256 of the bodies of the agreement versions that it holds, 32 bytes each, at most 1,000.
     #[prost(bytes = "bytes", repeated, tag = "9")]
     pub agreement_sha256s: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// The region takes proposals on this link: without it, none is sent.
+    #[prost(bool, tag = "10")]
+    pub takes_proposals: bool,
 }
 /// How new trust is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -664,6 +667,9 @@ pub struct Welcome {
     /// How new the trust is that the gateway holds.
     #[prost(message, optional, tag = "3")]
     pub trust: ::core::option::Option<TrustMark>,
+    /// The gateway takes proposals on this link: without it, none is shown to it.
+    #[prost(bool, tag = "10")]
+    pub takes_proposals: bool,
 }
 /// How much of a segment has come.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -755,7 +761,7 @@ pub struct ComeBack {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinkRequest {
     /// Exactly one.
-    #[prost(oneof = "link_request::Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "link_request::Frame", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub frame: ::core::option::Option<link_request::Frame>,
 }
 /// Nested message and enum types in `LinkRequest`.
@@ -793,6 +799,9 @@ pub mod link_request {
         /// Deletes each packaging of a range of a stream of this region.
         #[prost(message, tag = "10")]
         Replace(super::Replace),
+        /// An agreement version that not all have signed who must, at most 256 KiB.
+        #[prost(message, tag = "11")]
+        Proposal(super::super::super::kernel::v1::SignedObject),
     }
 }
 /// A gateway's frame.
@@ -801,7 +810,7 @@ pub struct LinkResponse {
     /// Exactly one.
     #[prost(
         oneof = "link_response::Frame",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
     )]
     pub frame: ::core::option::Option<link_response::Frame>,
 }
@@ -852,6 +861,9 @@ pub mod link_response {
         /// Each packaging of the range is deleted.
         #[prost(message, tag = "14")]
         Replaced(super::Replace),
+        /// A proposal that concerns the region, with more signatures than it has shown; at most 256 KiB.
+        #[prost(message, tag = "15")]
+        Proposal(super::super::super::kernel::v1::SignedObject),
     }
 }
 /// Asks for a range, or a region for the heads of its streams.

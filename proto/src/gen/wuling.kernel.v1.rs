@@ -709,6 +709,7 @@ pub enum ErrorReason {
     AgreementSuperseded = 37,
     /// Two copies of a region are at work.
     RegionCloned = 38,
+<<<<<<< HEAD
     /// What was shown of the record lies beyond the cut of a revoked region.
     RecordQuarantined = 45,
     /// Nothing of the record is quarantined that could be shown.
@@ -723,6 +724,16 @@ pub enum ErrorReason {
     TransferNotGranted = 59,
     /// The offer was accepted, returned or recalled.
     OfferDecided = 60,
+=======
+    /// There is no such proposal here.
+    ProposalUnknown = 50,
+    /// The proposal was declined here.
+    ProposalDeclined = 51,
+    /// No more proposals are kept here: in all, of this agreement, or of whoever has signed it.
+    ProposalsFull = 52,
+    /// The proposal is too old to be signed.
+    ProposalExpired = 53,
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -770,6 +781,7 @@ impl ErrorReason {
             Self::AgreementForked => "ERROR_REASON_AGREEMENT_FORKED",
             Self::AgreementSuperseded => "ERROR_REASON_AGREEMENT_SUPERSEDED",
             Self::RegionCloned => "ERROR_REASON_REGION_CLONED",
+<<<<<<< HEAD
             Self::RecordQuarantined => "ERROR_REASON_RECORD_QUARANTINED",
             Self::NotQuarantined => "ERROR_REASON_NOT_QUARANTINED",
             Self::NotAGateway => "ERROR_REASON_NOT_A_GATEWAY",
@@ -777,6 +789,12 @@ impl ErrorReason {
             Self::RecordOffered => "ERROR_REASON_RECORD_OFFERED",
             Self::TransferNotGranted => "ERROR_REASON_TRANSFER_NOT_GRANTED",
             Self::OfferDecided => "ERROR_REASON_OFFER_DECIDED",
+=======
+            Self::ProposalUnknown => "ERROR_REASON_PROPOSAL_UNKNOWN",
+            Self::ProposalDeclined => "ERROR_REASON_PROPOSAL_DECLINED",
+            Self::ProposalsFull => "ERROR_REASON_PROPOSALS_FULL",
+            Self::ProposalExpired => "ERROR_REASON_PROPOSAL_EXPIRED",
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -821,6 +839,7 @@ impl ErrorReason {
             "ERROR_REASON_AGREEMENT_FORKED" => Some(Self::AgreementForked),
             "ERROR_REASON_AGREEMENT_SUPERSEDED" => Some(Self::AgreementSuperseded),
             "ERROR_REASON_REGION_CLONED" => Some(Self::RegionCloned),
+<<<<<<< HEAD
             "ERROR_REASON_RECORD_QUARANTINED" => Some(Self::RecordQuarantined),
             "ERROR_REASON_NOT_QUARANTINED" => Some(Self::NotQuarantined),
             "ERROR_REASON_NOT_A_GATEWAY" => Some(Self::NotAGateway),
@@ -828,6 +847,12 @@ impl ErrorReason {
             "ERROR_REASON_RECORD_OFFERED" => Some(Self::RecordOffered),
             "ERROR_REASON_TRANSFER_NOT_GRANTED" => Some(Self::TransferNotGranted),
             "ERROR_REASON_OFFER_DECIDED" => Some(Self::OfferDecided),
+=======
+            "ERROR_REASON_PROPOSAL_UNKNOWN" => Some(Self::ProposalUnknown),
+            "ERROR_REASON_PROPOSAL_DECLINED" => Some(Self::ProposalDeclined),
+            "ERROR_REASON_PROPOSALS_FULL" => Some(Self::ProposalsFull),
+            "ERROR_REASON_PROPOSAL_EXPIRED" => Some(Self::ProposalExpired),
+>>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             _ => None,
         }
     }

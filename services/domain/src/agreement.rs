@@ -174,6 +174,9 @@ pub struct Agreement {
 /// Versions in a row that not all parties have signed: who may make one alone does not keep the others busy.
 pub const SHORT_VERSIONS_MAX: usize = 32;
 
+/// Days after its beginning for which a proposal may still be signed.
+pub const PROPOSAL_DAYS: i64 = 30;
+
 /// Whose signatures a version needs that takes another's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Consent {
@@ -223,6 +226,11 @@ impl Agreement {
             Force::Closed => AgreementState::Closing,
             Force::Ready => AgreementState::Ready,
         }
+    }
+
+    /// When it can no longer be signed, if it is a proposal: by its own beginning, so that all drop it together.
+    pub fn proposal_expires_at(&self) -> Timestamp {
+        self.started_at.plus_days(PROPOSAL_DAYS).min(self.ended_at)
     }
 
     /// How many versions in a row, up to this one, not all parties have signed, given those before it, the newest

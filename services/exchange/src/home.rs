@@ -4,6 +4,7 @@
 use crate::book::{Book, Shelf};
 use crate::epoch::{Left, Lost};
 use crate::open;
+use crate::proposals::Proposals;
 use crate::receive::Outcome;
 use crate::status::Status;
 use domain::kernel::{Clock, Entropy, Reason, RegionId};
@@ -40,19 +41,27 @@ pub struct Home {
     pub entropy: Arc<dyn Entropy>,
     /// Where that goes which may change the book.
     pub news: mpsc::Sender<Offer>,
+    /// What is not signed yet by all who must.
+    pub proposals: Proposals,
     /// Whether an epoch was left since the server was started.
     pub left: Left,
     /// Streams that are not sent any more.
     pub lost: Lost,
 }
 
-/// What a gateway or a bundle shows that may change the book.
+/// What a gateway, a bundle or somebody of the region shows that may change the book, or what is proposed.
 #[derive(Debug)]
 pub enum News {
     /// What the authority signed.
     Trust(TrustSet),
     /// An agreement version, for this region.
     Agreement(RegionId, SignedObject),
+    /// A proposal, for this region.
+    Proposal(RegionId, SignedObject),
+    /// A proposal that somebody of this region has signed for it: it counts where it was declined before, too.
+    Signed(RegionId, SignedObject),
+    /// Somebody of this region declines the proposal of this text.
+    Declined(RegionId, [u8; 32]),
 }
 
 /// News, and who waits to hear what became of it.
@@ -126,7 +135,10 @@ impl Home {
     }
 
     /// Shows news and waits until the book says so.
-    pub(crate) async fn show(&self, news: News) -> Result<(), Reason> {
+    ///
+    /// # Errors
+    /// Why it is not taken, by code.
+    pub async fn show(&self, news: News) -> Result<(), Reason> {
         let (taken, answer) = oneshot::channel();
         let offer = Offer { news, taken };
         self.news.send(offer).await.map_err(|_| Reason::ServerBusy)?;

@@ -20,6 +20,7 @@ pub mod home;
 pub mod link;
 pub mod metrics;
 pub mod open;
+pub mod proposals;
 pub mod pull;
 pub mod quarantine;
 pub mod receive;

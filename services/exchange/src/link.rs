@@ -2,6 +2,7 @@
 
 use crate::book::Book;
 use crate::home::Home;
+use crate::proposals;
 use crate::receive::{self, Heard, Receiver};
 use crate::send::{self, Sender};
 use crate::session::Session;
@@ -272,6 +273,7 @@ impl Exchange {
                 .values()
                 .map(|held| held.agreement.sha256)
                 .collect(),
+            takes_proposals: proposals::are_carried_on(lanes),
         };
         let frame = link_request::Frame::Hello(hello.sign(&self.home.book.signing));
         out.send(LinkRequest { frame: Some(frame) }).await.map_err(|_| LinkError::Silent)?;

@@ -4,6 +4,7 @@ use crate::book::Book;
 use crate::epoch::Claims;
 use crate::home::News;
 use crate::link::{Ended, Exchange, LinkError, Work, line, reason_name};
+use crate::proposals::{Known, are_carried_on};
 use crate::receive::{self, Heard, Outcome, Receiver};
 use crate::send::{self, Ready, Sender};
 use bytes::Bytes;
@@ -58,6 +59,8 @@ pub(crate) struct Session<'a> {
     gateway_knows: TrustMark,
     /// What the gateway has shown that it holds.
     gateway_holds: TrustMark,
+    /// What the gateway has of the proposals; `None` where the link carries none.
+    proposals: Option<Known>,
     /// What the gateway has shown is being looked at; nothing more is read meanwhile.
     offering: Option<BoxFuture<'a, ()>>,
     out: mpsc::Sender<LinkRequest>,
@@ -90,6 +93,7 @@ impl<'a> Session<'a> {
             claims: Arc::new(claims),
             gateway_knows: TrustMark::default(),
             gateway_holds: TrustMark::default(),
+            proposals: None,
             offering: None,
             out,
             control: VecDeque::new(),
@@ -113,6 +117,8 @@ impl<'a> Session<'a> {
         for signed in self.link.home.book.agreements.values() {
             self.control.push_back(link_request::Frame::Agreement(signed.signed.clone()));
         }
+        let carries = welcome.takes_proposals && are_carried_on(self.lanes);
+        self.proposals = carries.then(Known::default);
         let standings: Vec<_> = self.receiver.standings().map(|(id, s)| (id.clone(), s)).collect();
         let book = &self.link.home.book;
         // Who has left or was revoked waits for none, and the gateway for none of theirs.
@@ -153,6 +159,8 @@ impl<'a> Session<'a> {
     ) -> Result<Ended, LinkError> {
         let mut ticks = tokio::time::interval(TICK);
         let out = self.out.clone();
+        let mut proposals = self.link.home.proposals.watch();
+        proposals.mark_changed();
         loop {
             let listens = self.control.len() < WAITING_MAX
                 && self.work.len() < WAITING_MAX
@@ -177,6 +185,12 @@ impl<'a> Session<'a> {
                         return Ok(Ended::Renewed);
                     }
                     self.tell_trust(&book.trust);
+                }
+                _ = proposals.changed(), if self.proposals.is_some() => {
+                    let held = Arc::clone(&proposals.borrow_and_update());
+                    let known = self.proposals.as_mut();
+                    let lacks = known.map(|known| known.lacks(&held)).unwrap_or_default();
+                    self.control.extend(lacks.into_iter().map(link_request::Frame::Proposal));
                 }
                 () = end_of(&mut self.offering) => self.offering = None,
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.done(done),
@@ -408,6 +422,12 @@ impl<'a> Session<'a> {
             Frame::Agreement(object) => {
                 let region = self.link.home.book.region.clone();
                 self.offer(News::Agreement(region, object));
+            }
+            Frame::Proposal(object) => {
+                if let Some(known) = &mut self.proposals {
+                    known.shown(&object);
+                }
+                self.offer(News::Proposal(self.link.home.book.region.clone(), object));
             }
             Frame::ComeBack(come_back) => {
                 return Ok(Some(Ended::ComeBack(come_back.after_ms.min(60_000))));

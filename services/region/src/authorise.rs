@@ -1,5 +1,6 @@
 //! Who may call what: one table `method x role`, default refuse. A method without a row does not start.
 
+use domain::agreement::{Consent, Force};
 use domain::kernel::{Kind, Role};
 
 /// Who may call a method.
@@ -62,6 +63,10 @@ pub const TABLE: &[(&str, Access)] = &[
     ("wuling.agreement.v1.AgreementService/ImportBundle", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/EraseRecord", Access::Roles(OPERATORS)),
     ("wuling.agreement.v1.AgreementService/ListErasures", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/ProposeAgreement", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/ListProposals", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/SignAgreement", Access::Roles(OPERATORS)),
+    ("wuling.agreement.v1.AgreementService/DeclineProposal", Access::Roles(&[Role::Administrator])),
     ("wuling.agreement.v1.AgreementService/ListQuarantined", Access::Roles(DUTY)),
     ("wuling.agreement.v1.AgreementService/ReleaseQuarantined", Access::Roles(DUTY)),
     ("wuling.agreement.v1.TransferService/OfferRecord", Access::Roles(DISPATCH)),
@@ -86,6 +91,19 @@ pub fn may(method: &str, role: Role) -> bool {
         Some((_, Access::Roles(roles))) => roles.contains(&role),
         Some((_, Access::Neighbours)) | None => false,
     }
+}
+
+/// Whether a role may bind its region to a version that needs these signatures. To share, and to end it for good, is
+/// decided by the office, not by a shift: its administrator signs, who has always held the keys and the files. But a
+/// leak is stopped, and a neighbour called upon in an emergency, at three in the morning: whoever is on duty may
+/// suspend, and may put an annex into force that the office has signed beforehand.
+pub fn may_bind(role: Role, consent: &Consent, force: Force) -> bool {
+    let urgent = match consent {
+        Consent::AllButOne => force == Force::Suspended,
+        Consent::Any => true,
+        Consent::All | Consent::Leaver(_) => false,
+    };
+    role == Role::Administrator || role == Role::DutyOfficer && urgent
 }
 
 /// Kinds whose records a role reads in the feed. Positions of staff are for the duty desk alone.
@@ -144,6 +162,23 @@ mod tests {
     fn a_method_without_a_row_is_refused_to_everybody() {
         for role in Role::ALL {
             assert!(!may("wuling.risk.v1.RiskService/DeleteEvent", *role));
+        }
+    }
+
+    #[test]
+    fn who_is_on_duty_stops_and_calls_up_and_binds_the_region_to_nothing_else() {
+        let leaver = Consent::Leaver("xianfeng".parse().unwrap());
+        let all = [Consent::All, Consent::AllButOne, Consent::Any, leaver];
+        for (role, force, consent) in Role::ALL.iter().flat_map(|role| {
+            Force::ALL.iter().flat_map(|force| all.iter().map(move |of| (*role, *force, of)))
+        }) {
+            let urgent = [(&Consent::AllButOne, Force::Suspended), (&Consent::Any, force)];
+            let may = match role {
+                Role::Administrator => true,
+                Role::DutyOfficer => urgent.contains(&(consent, force)),
+                _ => false,
+            };
+            assert_eq!(may_bind(role, consent, force), may, "{} {consent:?}", role.name());
         }
     }
 

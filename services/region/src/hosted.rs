@@ -6,6 +6,7 @@ use domain::kernel::{Clock, DeviceId, Entropy, Purpose, RegionId, Role, Timestam
 use exchange::book::{Book, Shelf, SignedAgreement};
 use exchange::epoch::{Left, Lost};
 use exchange::home::{Home, Offer};
+use exchange::proposals::Proposals;
 use exchange::status::Status;
 use runtime::Tasks;
 use runtime::limits::Limits;
@@ -36,6 +37,8 @@ pub(crate) struct Hosted {
     pub(crate) held: Mutex<Held>,
     /// Where that goes which may change the book.
     pub(crate) news: mpsc::Sender<Offer>,
+    /// What is not signed yet by all who must.
+    pub(crate) proposals: Proposals,
     /// Whether an epoch was left since the server was started.
     pub(crate) left: Left,
     /// Streams that are not sent any more.
@@ -89,6 +92,7 @@ impl Hosted {
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
             news: self.news.clone(),
+            proposals: self.proposals.clone(),
             left: Arc::clone(&self.left),
             lost: Arc::clone(&self.lost),
         }

@@ -20,6 +20,7 @@ pub mod mark;
 mod metrics;
 mod observe;
 mod operations;
+mod proposals;
 mod quarantine;
 mod release;
 mod rpc;

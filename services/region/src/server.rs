@@ -7,6 +7,7 @@ use crate::hosted::Hosted;
 use crate::mark::{self, MarkError};
 use crate::metrics::Answers;
 use crate::observe::{Observe, Subject};
+use crate::proposals;
 use crate::quarantine;
 use crate::release;
 use crate::rpc::Services;
@@ -19,6 +20,7 @@ use exchange::book::Shelf;
 use exchange::epoch::{Left, Lost};
 use exchange::home::Offer;
 use exchange::link::{Exchange, LANE_CLASSES};
+use exchange::proposals::Proposals;
 use exchange::pull::Pull;
 use exchange::status::Status as Links;
 use proto::agreement::v1::agreement_service_server::AgreementServiceServer;
@@ -313,6 +315,7 @@ async fn open(
         }
     });
     let Loaded { book, authority } = loaded;
+    let proposed = proposals::load(data.path(), &book, clock.now());
     let region = Arc::new(Hosted {
         region: book.region.clone(),
         shelf: Shelf::new(book),
@@ -327,6 +330,7 @@ async fn open(
         watchers: AsyncMutex::new(Vec::new()),
         held: Mutex::default(),
         news: news.clone(),
+        proposals: Proposals::new(proposed),
         left: Left::default(),
         lost: Lost::default(),
     });

@@ -4,6 +4,7 @@
 
 use crate::folder::{self, Linkage};
 use crate::hosted::Hosted;
+use crate::proposals::{self, By, Taken};
 use crate::server::{HostedMap, ServerError};
 use domain::kernel::{Clock, LinkageId, Reason, RegionId};
 use exchange::home::{News, Offer};
@@ -167,6 +168,13 @@ impl Own {
         let answer = match news {
             News::Trust(set) => self.offered_trust(&set),
             News::Agreement(region, object) => self.offered_agreement(&region, &object),
+            News::Proposal(region, object) => self.offered_proposal(&region, &object, By::Wire),
+            News::Signed(region, object) => self.offered_proposal(&region, &object, By::Staff),
+            News::Declined(region, sha256) => {
+                self.hosted.get(&region).map_or(Err(Reason::RegionUnknown), |hosted| {
+                    proposals::decline(&self.data, hosted, &sha256, self.clock.now())
+                })
+            }
         };
         // Who asked may have gone.
         taken.send(answer).ok();
@@ -207,6 +215,31 @@ impl Own {
         }
     }
 
+    fn offered_proposal(
+        &mut self,
+        region: &RegionId,
+        object: &SignedObject,
+        by: By,
+    ) -> Result<(), Reason> {
+        let hosted = self.hosted.get(region).ok_or(Reason::RegionUnknown)?;
+        match proposals::take(&self.data, hosted, object, by, self.clock.now()) {
+            Ok(taken) => {
+                if taken != Taken::Known {
+                    tracing::info!(region.id = %region, taken = ?taken, "a proposal was taken");
+                }
+                if taken == Taken::Agreed {
+                    self.renew(false);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let reason = error.reason();
+                tracing::warn!(region.id = %region, error.reason = reason.name(), error = %ErrorChain(&error), "a proposal is not taken");
+                Err(reason)
+            }
+        }
+    }
+
     /// Puts new books up where something has changed.
     fn renew(&mut self, newer: bool) {
         let (now, trust) = (self.clock.now(), Arc::clone(self.folder.held()));
@@ -234,6 +267,9 @@ impl Own {
                     tracing::error!(region.id = %id, error = %ErrorChain(&error), "what changed is not taken");
                 }
             }
+        }
+        for region in self.hosted.values() {
+            proposals::sweep(&self.data, region, newer, now);
         }
     }
 

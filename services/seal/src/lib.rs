@@ -17,6 +17,7 @@ mod body;
 pub mod chain;
 pub mod entry;
 pub mod key;
+pub mod proposal;
 pub mod segment;
 pub mod signed;
 pub mod tag;

@@ -297,6 +297,8 @@ pub struct Hello {
     pub trust: TrustMark,
     /// SHA-256 of the bodies of the agreement versions that it holds; the first 1,000 are sent.
     pub agreements: Vec<[u8; 32]>,
+    /// Whether it takes proposals on this link.
+    pub takes_proposals: bool,
 }
 
 impl Hello {
@@ -322,6 +324,7 @@ impl Hello {
                 .take(AGREEMENTS_PER_HELLO_MAX)
                 .map(|sha256| Bytes::copy_from_slice(sha256))
                 .collect(),
+            takes_proposals: self.takes_proposals,
         };
         sign(tag::HELLO, body.encode_to_vec(), self.region.as_str(), key)
     }
@@ -348,6 +351,7 @@ impl Hello {
             software,
             trust,
             agreement_sha256s,
+            takes_proposals,
         } = body;
         let region = RegionId::parse(&region_id).map_err(|_| Malformed("region_id"))?;
         signed_by(&signer, &region)?;
@@ -380,6 +384,17 @@ impl Hello {
             .map(|sha256| fixed(sha256, "agreement_sha256s"))
             .collect::<Result<_, _>>()?;
         let (gateway, trust) = (gateway.clone(), decode_mark(trust));
-        Ok(Self { region, nonce, gateway, protocol, lanes, applied, software, trust, agreements })
+        Ok(Self {
+            region,
+            nonce,
+            gateway,
+            protocol,
+            lanes,
+            applied,
+            software,
+            trust,
+            agreements,
+            takes_proposals,
+        })
     }
 }

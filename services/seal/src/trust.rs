@@ -339,6 +339,13 @@ pub fn agreement(
 ) -> Result<Agreement, TrustError> {
     let agreement = read_agreement(object)?;
     let directory = &trust.directory;
+    all_listed(&agreement, directory)?;
+    consented(object, &agreement, before, (directory, Left::Refused(trust)))?;
+    Ok(agreement)
+}
+
+/// Whether every party is in the directory with the key that the agreement pins.
+pub(crate) fn all_listed(agreement: &Agreement, directory: &Directory) -> Result<(), TrustError> {
     for party in &agreement.parties {
         let name = || party.region.to_string();
         let listed = directory.regions.get(&party.region);
@@ -347,8 +354,7 @@ pub fn agreement(
             return Err(TrustError::KeyNotPinned(name()));
         }
     }
-    consented(object, &agreement, before, (directory, Left::Refused(trust)))?;
-    Ok(agreement)
+    Ok(())
 }
 
 /// Believes again an agreement version that was believed before. A party may have left the linkage since, or

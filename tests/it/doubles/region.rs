@@ -78,6 +78,7 @@ impl Double {
             software: "double".to_owned(),
             trust: Default::default(),
             agreements: Vec::new(),
+            takes_proposals: false,
         };
         double.say(Say::Hello(hello.sign(&double.key))).await;
         assert!(matches!(double.next().await, Some(Told::Welcome(_))));

@@ -290,6 +290,7 @@ impl RegionNode {
             software: "simulation".to_owned(),
             trust: self.book.trust.mark(),
             agreements: Vec::new(),
+            takes_proposals: false,
         };
         let Some(conn) = self.ends[gateway].conn else { return };
         self.ends[gateway].applied = inboxes;

@@ -141,6 +141,18 @@ catalogue! {
     NotQuarantined:
         "该记录没有可放行的隔离内容，请核对记录号和归属区域。",
         "Nothing of this record is quarantined that could be released; check its id and its owner.";
+    ProposalUnknown:
+        "此处没有这份协议草案，请先列出草案，再按其 SHA-256 签署。",
+        "There is no such proposal here; list the proposals, then name one by its SHA-256.";
+    ProposalDeclined:
+        "该协议草案已在此处谢绝，如需恢复请由本区域重新提出。",
+        "The proposal was declined here; have somebody of this region propose it again to take it up.";
+    ProposalsFull:
+        "此处保存的协议草案已满，请先签署或谢绝一些。",
+        "No more proposals are kept here; sign or decline some first.";
+    ProposalExpired:
+        "该协议草案已过期，请重新提出。",
+        "The proposal is too old to be signed; propose it anew.";
     NotAGateway:
         "区域服务器只提供本区域流的读取，其余请连接网关。",
         "A region gives its own streams to read and nothing else; turn to a gateway for the rest.";

@@ -85,6 +85,14 @@ code_table! {
         RecordQuarantined = 45 "RECORD_QUARANTINED",
         /// Nothing of the record is quarantined.
         NotQuarantined = 46 "NOT_QUARANTINED",
+        /// There is no such proposal here.
+        ProposalUnknown = 50 "PROPOSAL_UNKNOWN",
+        /// The proposal was declined here.
+        ProposalDeclined = 51 "PROPOSAL_DECLINED",
+        /// No more proposals are kept here.
+        ProposalsFull = 52 "PROPOSALS_FULL",
+        /// The proposal is too old to be signed.
+        ProposalExpired = 53 "PROPOSAL_EXPIRED",
         /// A region answers Fetch alone.
         NotAGateway = 55 "NOT_A_GATEWAY",
         /// No gateway shows what the origin of a stream has written.
@@ -149,7 +157,8 @@ impl Reason {
             Self::RecordNotFound
             | Self::RegionUnknown
             | Self::AgreementUnknown
-            | Self::NotQuarantined => ReasonKind::NotFound,
+            | Self::NotQuarantined
+            | Self::ProposalUnknown => ReasonKind::NotFound,
             Self::OperationIdReused
             | Self::StreamForked
             | Self::TrustForked
@@ -167,8 +176,10 @@ impl Reason {
             | Self::OfferDecided
             | Self::RecordQuarantined
             | Self::NotAGateway
+            | Self::ProposalDeclined
+            | Self::ProposalExpired
             | Self::AgreementSuperseded => ReasonKind::Precondition,
-            Self::LimitExceeded => ReasonKind::Exhausted,
+            Self::LimitExceeded | Self::ProposalsFull => ReasonKind::Exhausted,
             Self::StorageUnavailable | Self::ServerBusy => ReasonKind::Unavailable,
             Self::Internal => ReasonKind::Internal,
         }

@@ -1,6 +1,6 @@
 //! `AgreementService`: what this region shares, and how far it has got.
 
-use super::{Services, bundle, erase, explain, quarantine};
+use super::{Services, bundle, erase, explain, propose, quarantine};
 use crate::hosted::Hosted;
 use crate::status::{malformed, refuse, refuse_field, unreadable, unwritten};
 use bytes::Bytes;
@@ -55,8 +55,9 @@ impl AgreementService for Services {
             }
         };
         let states = held().map(|agreement| state(agreement).into()).collect();
+        let sha256s = held().map(|agreement| Bytes::copy_from_slice(&agreement.sha256)).collect();
         region.disclose(&caller, purpose, "ListAgreements", (0, 0), 0).await.map_err(unwritten)?;
-        Ok(Response::new(pb::ListAgreementsResponse { agreements, states }))
+        Ok(Response::new(pb::ListAgreementsResponse { agreements, states, sha256s }))
     }
 
     type WatchStreamsStream =
@@ -185,6 +186,68 @@ impl AgreementService for Services {
             .await
             .map_err(unwritten)?;
         Ok(Response::new(quarantine::release(&region, &caller, &request).await?))
+    }
+
+    async fn propose_agreement(
+        &self,
+        request: Request<pb::ProposeAgreementRequest>,
+    ) -> Result<Response<pb::ProposeAgreementResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/ProposeAgreement").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        let wanted = propose::proposed(&region, &caller, request.agreement)?;
+        // On record before it is done: a signature that was given cannot be taken back.
+        region
+            .disclose(&caller, purpose, "ProposeAgreement", (0, 0), 1)
+            .await
+            .map_err(unwritten)?;
+        let proposal = propose::sign(&region, &caller, wanted).await?;
+        Ok(Response::new(pb::ProposeAgreementResponse { proposal }))
+    }
+
+    async fn list_proposals(
+        &self,
+        request: Request<pb::ListProposalsRequest>,
+    ) -> Result<Response<pb::ListProposalsResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/ListProposals").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        let proposals = propose::list(&region, &request.sha256)?;
+        let listed = proposals.len();
+        region
+            .disclose(&caller, purpose, "ListProposals", (0, 0), listed)
+            .await
+            .map_err(unwritten)?;
+        Ok(Response::new(pb::ListProposalsResponse { proposals }))
+    }
+
+    async fn sign_agreement(
+        &self,
+        request: Request<pb::SignAgreementRequest>,
+    ) -> Result<Response<pb::SignAgreementResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/SignAgreement").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        let wanted = propose::named(&region, &caller, &request)?;
+        region.disclose(&caller, purpose, "SignAgreement", (0, 0), 1).await.map_err(unwritten)?;
+        let proposal = propose::sign(&region, &caller, wanted).await?;
+        Ok(Response::new(pb::SignAgreementResponse { proposal }))
+    }
+
+    async fn decline_proposal(
+        &self,
+        request: Request<pb::DeclineProposalRequest>,
+    ) -> Result<Response<pb::DeclineProposalResponse>, Status> {
+        let (region, caller) =
+            self.caller(&request, "wuling.agreement.v1.AgreementService/DeclineProposal").await?;
+        let request = request.into_inner();
+        let purpose = super::purpose(request.purpose)?;
+        region.disclose(&caller, purpose, "DeclineProposal", (0, 0), 1).await.map_err(unwritten)?;
+        propose::decline(&region, &caller, &request).await?;
+        Ok(Response::new(pb::DeclineProposalResponse {}))
     }
 
     async fn explain_record(

@@ -9,6 +9,7 @@ pub(crate) mod erase;
 pub(crate) mod exchange;
 mod explain;
 pub(crate) mod patrol;
+mod propose;
 mod quarantine;
 pub(crate) mod risk;
 pub(crate) mod transfer;

@@ -44,6 +44,7 @@ fn hello() -> Hello {
         software: "wuling 0.1.0".into(),
         trust: Default::default(),
         agreements: Vec::new(),
+        takes_proposals: true,
     }
 }
 

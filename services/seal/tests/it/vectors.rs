@@ -161,6 +161,7 @@ fn hello() -> Value {
         software: "vectors".into(),
         trust: Default::default(),
         agreements: Vec::new(),
+        takes_proposals: false,
     };
     object(&hello.sign(&region("xianfeng").signing))
 }
