@@ -57,7 +57,7 @@ enum Word {
     /// A gateway's keys 网关
     #[command(subcommand)]
     Gateway(GatewayWord),
-    /// Charters and agreements, as signed files 协议
+    /// Charters and agreements: proposed, signed, stopped, as files or over the wire 协议
     #[command(subcommand)]
     Agreement(agreement::Word),
     /// Where a record is and why: who was shown what, how far it has come 溯源

@@ -7,6 +7,7 @@ use domain::kernel::{LinkageId, RegionId};
 use proto::agreement::v1::agreement_service_client::AgreementServiceClient;
 use proto::agreement::v1::transfer_service_client::TransferServiceClient;
 use proto::device::v1::device_service_client::DeviceServiceClient;
+use proto::directory::v1::directory_service_client::DirectoryServiceClient;
 use runtime::channel::{Limits, channel};
 use runtime::config::Secret;
 use runtime::identity::identity_of;
@@ -59,6 +60,11 @@ pub fn agreement_service(channel: &Channel) -> AgreementServiceClient<Channel> {
 /// The service of records that change hands, on a channel.
 pub fn transfer_service(channel: &Channel) -> TransferServiceClient<Channel> {
     TransferServiceClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+}
+
+/// The directory's service on a channel.
+pub fn directory_service(channel: &Channel) -> DirectoryServiceClient<Channel> {
+    DirectoryServiceClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 
 fn dial(

@@ -19,6 +19,7 @@ pub mod geojson;
 pub mod linkage;
 pub mod phone;
 mod progress;
+pub mod proposals;
 pub mod quarantine;
 pub mod terms;
 pub mod transfer;

@@ -16,6 +16,7 @@ use runtime::pki::{Authority, Validity};
 use runtime::trust_folder::{ROOT_FILE, SIGNED_FILE, TrustFolder};
 use seal::key::{SealingKey, SigningKey, key_fingerprint, sha256};
 use seal::{signed, tag, trust};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use storage::region::{EnrolmentCode, Store};
@@ -226,13 +227,26 @@ pub fn propose(
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Result<SignedObject> {
+    let key = |region: &RegionId| directory.regions.get(region).map(|listed| listed.signing_key);
+    let keys: BTreeMap<_, _> =
+        terms.parties.iter().filter_map(|region| Some((region.clone(), key(region)?))).collect();
+    propose_between(&keys, terms, now, entropy)
+}
+
+/// The same, where the signing keys of the parties are known from elsewhere.
+///
+/// # Errors
+/// When the key of a party is missing or the terms are not well formed.
+pub fn propose_between(
+    keys: &BTreeMap<RegionId, [u8; 32]>,
+    terms: Terms,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<SignedObject> {
     let mut parties = Vec::with_capacity(terms.parties.len());
     for region in &terms.parties {
-        let Some(listed) = directory.regions.get(region) else {
-            bail!("region {region} is not in the directory")
-        };
-        let signing_key_sha256 = key_fingerprint(&listed.signing_key);
-        parties.push(Party { region: region.clone(), signing_key_sha256 });
+        let Some(key) = keys.get(region) else { bail!("region {region} is not in the directory") };
+        parties.push(Party { region: region.clone(), signing_key_sha256: key_fingerprint(key) });
     }
     parties.sort_by(|a, b| a.region.cmp(&b.region));
     let body = convert::agreement::encode(&written(terms, parties, now, entropy));

@@ -1,10 +1,10 @@
-//! `wuling agreement`: an agreement's way from its terms to the folders of its parties.
+//! `wuling agreement`: an agreement's way from its terms to its parties: as a file, or from desk to desk over the wire.
 
 use super::{open, write};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use cli::linkage::{self, Terms};
-use cli::{explain, terms};
+use cli::{explain, proposals, terms};
 use domain::agreement::{Agreement, AgreementForm, Clause, Consent, Force, Grant, Release};
 use domain::kernel::{Clock as _, RegionId, Timestamp};
 use prost::Message as _;
@@ -16,15 +16,36 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Word {
-    /// Writes an agreement down, to be signed by every party
+    /// Writes an agreement down, to be signed by every party; with --store signs it and shows it to them
     Propose(Propose),
+    /// Lists the agreements that the desk's region holds, and how each of them stands
+    List {
+        #[command(flatten)]
+        desk: Desk,
+    },
+    /// Lists the proposals that the desk's region holds: who has signed, who has not
+    Proposals {
+        #[command(flatten)]
+        desk: Desk,
+    },
+    /// Drops a proposal here; nobody else is told, and it does not come back from them
+    Decline {
+        /// Folder of an enrolled desk
+        #[arg(long)]
+        store: PathBuf,
+        /// SHA-256 of the proposal, as `proposals` lists it
+        sha256: String,
+    },
     /// Prints an agreement's terms, and who has signed them
     Show {
         /// A data folder with the linkage's trust, to verify the signatures with
         #[arg(long)]
         data: Option<PathBuf>,
-        /// The agreement
-        file: PathBuf,
+        /// Folder of an enrolled desk, to print a proposal of its region
+        #[arg(long, conflicts_with = "data")]
+        store: Option<PathBuf>,
+        /// The agreement's file; with --store the proposal's SHA-256
+        of: String,
     },
     /// Prints what one agreement's terms say (+) that another's do not (-)
     Diff {
@@ -49,14 +70,17 @@ pub(super) enum Word {
     },
     /// Adds a region's signature
     Sign {
-        /// The data folder that holds the region's key
-        #[arg(long)]
-        data: PathBuf,
+        /// Folder of an enrolled desk whose region signs; or
+        #[arg(long, conflicts_with_all = ["data", "region"])]
+        store: Option<PathBuf>,
+        /// the data folder that holds the region's key
+        #[arg(long, required_unless_present = "store")]
+        data: Option<PathBuf>,
         /// The region
-        #[arg(long)]
-        region: RegionId,
-        /// The agreement
-        file: PathBuf,
+        #[arg(long, required_unless_present = "store")]
+        region: Option<RegionId>,
+        /// The agreement's file; with --store the SHA-256 of the proposal, which must have been looked at
+        of: String,
     },
     /// Stops for now what leaves under an agreement; all parties but one must sign
     Suspend(Next),
@@ -88,27 +112,44 @@ pub(super) enum Word {
     },
 }
 
+/// An enrolled desk that is asked for a list.
+#[derive(Debug, Args)]
+pub(super) struct Desk {
+    /// Folder of an enrolled desk
+    #[arg(long)]
+    store: PathBuf,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// The next version of an agreement, with this region's signature.
 #[derive(Debug, Args)]
 pub(super) struct Next {
-    /// The data folder that holds the region's key
-    #[arg(long)]
-    data: PathBuf,
+    /// Folder of an enrolled desk, whose region signs it and shows it to the other parties; or
+    #[arg(long, conflicts_with_all = ["data", "region", "out"])]
+    store: Option<PathBuf>,
+    /// the data folder that holds the region's key
+    #[arg(long, required_unless_present = "store")]
+    data: Option<PathBuf>,
     /// The region
-    #[arg(long)]
-    region: RegionId,
+    #[arg(long, required_unless_present = "store")]
+    region: Option<RegionId>,
     /// Where to write it
-    #[arg(long)]
-    out: PathBuf,
-    /// The newest version of the agreement
-    file: PathBuf,
+    #[arg(long, required_unless_present = "store")]
+    out: Option<PathBuf>,
+    /// The newest version of the agreement: its file; with --store the agreement's id
+    of: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Propose {
-    /// A data folder with the linkage's trust
-    #[arg(long)]
-    data: PathBuf,
+    /// Folder of an enrolled desk, whose region signs it and shows it to the other parties; or
+    #[arg(long, conflicts_with_all = ["data", "out"])]
+    store: Option<PathBuf>,
+    /// a data folder with the linkage's trust
+    #[arg(long, required_unless_present = "store")]
+    data: Option<PathBuf>,
     /// The terms as TOML (deploy/samples/agreement.toml); or title, parties and clauses here
     #[arg(long, conflicts_with_all = ["title", "charter", "annex", "parties", "clauses", "days"])]
     terms: Option<PathBuf>,
@@ -130,45 +171,41 @@ pub(super) struct Propose {
     /// Days in force
     #[arg(long, default_value_t = 365)]
     days: i64,
-    /// The version that these terms shall replace
-    #[arg(long, value_name = "FILE")]
-    supersedes: Option<PathBuf>,
+    /// The version that these terms shall replace: its file; with --store the agreement's id
+    #[arg(long, value_name = "FILE|ID")]
+    supersedes: Option<String>,
     /// Where to write it
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required_unless_present = "store")]
+    out: Option<PathBuf>,
 }
 
 #[expect(clippy::print_stdout, reason = "what is printed is what the command is for")]
 pub(super) async fn run(word: Word) -> Result<()> {
     let now = SystemClock.now();
     match word {
-        Word::Propose(words) => propose(words),
-        Word::Show { data, file } => {
-            let object = read(&file)?;
-            let agreement = decode(&object, &file)?;
-            println!("# {}", file.display());
-            println!("# agreement {} version {}", agreement.agreement_id, agreement.version);
-            println!(
-                "# in force from {} to {}",
-                beijing(agreement.started_at),
-                beijing(agreement.ended_at)
-            );
-            println!("# {}", agreement.force.name());
-            println!("# SHA-256 {}", linkage::hex(&agreement.sha256));
-            for party in &agreement.parties {
-                let signed = object.signatures.iter().any(|s| s.signer == party.region.as_str());
-                println!(
-                    "# {} {}",
-                    if signed { "signed by" } else { "NOT SIGNED by" },
-                    party.region
-                );
-            }
+        Word::Propose(words) => propose(words).await,
+        Word::List { desk } => proposals::list_agreements(&open(&desk.store)?, desk.json).await,
+        Word::Proposals { desk } => proposals::list(&open(&desk.store)?, desk.json).await,
+        Word::Decline { store, sha256 } => {
+            proposals::decline(&open(&store)?, &proposals::sha256(&sha256)?).await
+        }
+        Word::Show { store: Some(store), of, .. } => {
+            let found = proposals::find(&open(&store)?, &proposals::sha256(&of)?).await?;
+            let object = SignedObject { body: found.agreement, signatures: Vec::new() };
+            show(&decode(&object, Path::new(&of))?, &of, &found.signed_regions);
+            Ok(())
+        }
+        Word::Show { data, store: None, of } => {
+            let file = Path::new(&of);
+            let object = read(file)?;
+            let signers: Vec<_> = object.signatures.iter().map(|s| s.signer.clone()).collect();
+            let agreement = decode(&object, file)?;
             if let Some(data) = data {
                 let directory = linkage::read_directory(&data, now)?;
                 seal::trust::agreement(&object, None, &Trust::of(directory))?;
                 println!("# every signature is good");
             }
-            print!("{}", terms::print(&agreement));
+            show(&agreement, &of, &signers);
             Ok(())
         }
         Word::Diff { before, after } => {
@@ -184,38 +221,79 @@ pub(super) async fn run(word: Word) -> Result<()> {
             decode(&object, &file)?;
             explain::dry_run(&open(&store)?, object.body, days, json).await
         }
-        Word::Sign { data, region, file } => {
-            let mut object = read(&file)?;
-            let agreement = decode(&object, &file)?;
+        Word::Sign { store: Some(store), of, .. } => {
+            proposals::sign(&open(&store)?, &proposals::sha256(&of)?).await
+        }
+        Word::Sign { store: None, data, region, of } => {
+            let (data, region) = (given(data)?, given(region)?);
+            let file = Path::new(&of);
+            let mut object = read(file)?;
+            let agreement = decode(&object, file)?;
             if !agreement.has_party(&region) {
                 bail!("{region} is no party of `{}`", agreement.title);
             }
             linkage::sign_agreement(&mut object, &data, &region)?;
-            write(&file, &object.encode_to_vec())
+            write(file, &object.encode_to_vec())
         }
-        Word::Suspend(words) => next(words, now, |next| next.force = Force::Suspended),
-        Word::Resume(words) => next(words, now, |next| next.force = Force::InForce),
-        Word::Close(words) => next(words, now, |next| next.force = Force::Closed),
+        Word::Suspend(words) => next(words, now, |next, _| next.force = Force::Suspended).await,
+        Word::Resume(words) => next(words, now, |next, _| next.force = Force::InForce).await,
+        Word::Close(words) => next(words, now, |next, _| next.force = Force::Closed).await,
         Word::Leave(words) => {
-            let region = words.region.clone();
-            next(words, now, |next| next.parties.retain(|party| party.region != region))
+            let leave = |next: &mut Agreement, region: &RegionId| {
+                next.parties.retain(|party| party.region != *region);
+            };
+            next(words, now, leave).await
         }
-        Word::Activate { next: words, hours } => next(words, now, |next| {
-            next.force = Force::InForce;
-            next.ended_at = now.plus_millis(hours * 3_600_000);
-        }),
+        Word::Activate { next: words, hours } => {
+            let activate = |next: &mut Agreement, _: &RegionId| {
+                next.force = Force::InForce;
+                next.ended_at = now.plus_millis(hours * 3_600_000);
+            };
+            next(words, now, activate).await
+        }
         Word::Install { data, region, file } => {
             linkage::install_agreement(&read(&file)?, &data, &region, now).map(drop)
         }
     }
 }
 
-/// Writes the next version, signed by the region, and says who else must sign.
+/// Prints an agreement's terms under who has signed them.
+#[expect(clippy::print_stdout, reason = "what is printed is what the command is for")]
+fn show(agreement: &Agreement, of: &str, signers: &[String]) {
+    println!("# {of}");
+    println!("# agreement {} version {}", agreement.agreement_id, agreement.version);
+    println!(
+        "# in force from {} to {}",
+        beijing(agreement.started_at),
+        beijing(agreement.ended_at)
+    );
+    println!("# {}", agreement.force.name());
+    println!("# SHA-256 {}", linkage::hex(&agreement.sha256));
+    for party in &agreement.parties {
+        let signed = signers.iter().any(|signer| signer == party.region.as_str());
+        println!("# {} {}", if signed { "signed by" } else { "NOT SIGNED by" }, party.region);
+    }
+    print!("{}", terms::print(agreement));
+}
+
+/// Has the next version signed by the region: writes it, and says who else must sign; or proposes it.
 #[expect(clippy::print_stdout, reason = "who must sign is what the caller needs to know next")]
-fn next(words: Next, now: Timestamp, change: impl FnOnce(&mut Agreement)) -> Result<()> {
-    let Next { data, region, out, file } = words;
-    let before = decode(&read(&file)?, &file)?;
-    let mut object = linkage::next_version(&before, now, change)?;
+async fn next(
+    words: Next,
+    now: Timestamp,
+    change: impl FnOnce(&mut Agreement, &RegionId),
+) -> Result<()> {
+    let Next { store, data, region, out, of } = words;
+    if let Some(store) = store {
+        let phone = open(&store)?;
+        let before = proposals::newest(&phone, &of).await?;
+        let region = proposals::region(&phone);
+        let object = linkage::next_version(&before, now, |next| change(next, region))?;
+        return proposals::propose(&phone, object).await;
+    }
+    let (data, region, out, file) = (given(data)?, given(region)?, given(out)?, Path::new(&of));
+    let before = decode(&read(file)?, file)?;
+    let mut object = linkage::next_version(&before, now, |next| change(next, &region))?;
     linkage::sign_agreement(&mut object, &data, &region)?;
     write(&out, &object.encode_to_vec())?;
     let next = decode(&object, &out)?;
@@ -231,9 +309,20 @@ fn next(words: Next, now: Timestamp, change: impl FnOnce(&mut Agreement)) -> Res
     Ok(())
 }
 
-fn propose(words: Propose) -> Result<()> {
-    let Propose { data, terms, title, charter, annex, parties, clauses, days, supersedes, out } =
-        words;
+async fn propose(words: Propose) -> Result<()> {
+    let Propose {
+        store,
+        data,
+        terms,
+        title,
+        charter,
+        annex,
+        parties,
+        clauses,
+        days,
+        supersedes,
+        out,
+    } = words;
     let form = match (charter, annex) {
         (true, _) => AgreementForm::Charter,
         (_, true) => AgreementForm::Annex,
@@ -247,13 +336,29 @@ fn propose(words: Propose) -> Result<()> {
             Terms { days, ..Terms::plain(form, title, parties, clauses) }
         }
     };
-    let supersedes =
-        supersedes.map(|path| decode(&read(&path)?, &path).map(Box::new)).transpose()?;
+    if let Some(store) = store {
+        let phone = open(&store)?;
+        let supersedes = match supersedes {
+            Some(id) => Some(Box::new(proposals::newest(&phone, &id).await?)),
+            None => None,
+        };
+        let object = proposals::write(&phone, Terms { supersedes, ..terms }).await?;
+        return proposals::propose(&phone, object).await;
+    }
+    let supersedes = supersedes.map(|file| {
+        let file = Path::new(&file);
+        decode(&read(file)?, file).map(Box::new)
+    });
+    let terms = Terms { supersedes: supersedes.transpose()?, ..terms };
     let now = SystemClock.now();
-    let directory = linkage::read_directory(&data, now)?;
-    let terms = Terms { supersedes, ..terms };
+    let directory = linkage::read_directory(&given(data)?, now)?;
     let object = linkage::propose(&directory, terms, now, &SystemEntropy)?;
-    write(&out, &object.encode_to_vec())
+    write(&given(out)?, &object.encode_to_vec())
+}
+
+/// A word that is asked for wherever `--store` is not given.
+fn given<T>(word: Option<T>) -> Result<T> {
+    word.context("a word is missing: see --help")
 }
 
 fn clause(text: &str) -> Result<Clause> {
