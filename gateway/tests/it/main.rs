@@ -12,6 +12,7 @@
 mod deliver;
 mod limits;
 mod opening;
+mod proposals;
 mod refuse;
 mod restart;
 mod world;

@@ -92,7 +92,9 @@ async fn a_region_behind_a_front_is_admitted_by_its_hello_and_may_not_fetch() {
     let hello = world.hello("a", dialled.nonce, &[]).sign(&world.regions[&region("a")].signing);
     let link = dialled.enter(hello).await;
     let trust = Some(pb::TrustMark { directory_version: 1, freshness_time: None });
-    assert_eq!(link.welcome, pb::Welcome { trust, ..pb::Welcome::default() });
+    let takes_proposals = true;
+    let welcome = pb::Welcome { trust, takes_proposals, ..pb::Welcome::default() };
+    assert_eq!(link.welcome, welcome);
     let (agreement, _) = world.agree(&["a", "b"]);
     let writer = Writer::new(&world, "a", agreement, &["a", "b"], Lane::Alert);
     let stream = Some((&writer.stream).into());

@@ -305,6 +305,14 @@ impl World {
         link
     }
 
+    /// The same of a region that takes proposals.
+    pub(crate) async fn taking(&self, addr: SocketAddr, slug: &str) -> Link {
+        let own = self.certificate(slug, slug);
+        let dialled = self.dial(addr, Some(&own)).await.unwrap();
+        let hello = Hello { takes_proposals: true, ..self.hello(slug, dialled.nonce, &[]) };
+        dialled.enter(hello.sign(&self.regions[&region(slug)].signing)).await
+    }
+
     /// A receipt that a region signs.
     pub(crate) fn receipt(
         &self,
@@ -551,6 +559,21 @@ impl Link {
     pub(crate) async fn agreements_until_pong(&mut self) -> Vec<Got> {
         let came = self.all_until_pong().await.into_iter();
         came.filter(|got| matches!(got, Got::Frame(Frame::Agreement(_)))).collect()
+    }
+
+    /// The next proposal that the link is shown.
+    pub(crate) async fn next_proposal(&mut self) -> SignedObject {
+        let proposal = |got: &Got| match got {
+            Got::Frame(Frame::Proposal(signed)) => Some(signed.clone()),
+            _ => None,
+        };
+        self.wait(proposal).await
+    }
+
+    /// Proposals that the link is shown before the answer to a ping.
+    pub(crate) async fn proposals_until_pong(&mut self) -> Vec<Got> {
+        let came = self.all_until_pong().await.into_iter();
+        came.filter(|got| matches!(got, Got::Frame(Frame::Proposal(_)))).collect()
     }
 
     /// Everything that came before the answer to a ping, but for what the link was told of agreements.
