@@ -30,6 +30,7 @@ mod otlp;
 mod ownership;
 mod parked;
 mod peer_python;
+mod proposals;
 mod restore;
 mod revocation;
 mod runbook;

@@ -157,6 +157,13 @@ const TAKES: &[(&str, Take)] = &[
         let request = agreement::DryRunAgreementRequest::decode(bytes);
         request.is_ok_and(|request| agreed(&request.agreement))
     }),
+    ("wuling.agreement.v1.ProposeAgreementRequest", |bytes, _| {
+        let request = agreement::ProposeAgreementRequest::decode(bytes);
+        request.is_ok_and(|request| agreed(&request.agreement))
+    }),
+    ("wuling.agreement.v1.ListProposalsRequest", plain::<agreement::ListProposalsRequest>),
+    ("wuling.agreement.v1.SignAgreementRequest", plain::<agreement::SignAgreementRequest>),
+    ("wuling.agreement.v1.DeclineProposalRequest", plain::<agreement::DeclineProposalRequest>),
     ("wuling.agreement.v1.EraseRecordRequest", plain::<agreement::EraseRecordRequest>),
     ("wuling.agreement.v1.ListErasuresRequest", plain::<agreement::ListErasuresRequest>),
     ("wuling.agreement.v1.ListQuarantinedRequest", plain::<agreement::ListQuarantinedRequest>),
@@ -206,6 +213,7 @@ fn link_request(request: exchange::LinkRequest, verify: bool) -> bool {
     match request.frame {
         Some(Frame::Hello(object)) => object_of(&object, verify),
         Some(Frame::Agreement(object)) => agreed(&object.body),
+        Some(Frame::Proposal(object)) => seal::proposal::read(&object).is_ok(),
         Some(Frame::Piece(piece)) => Assembler::new(sha256).take(piece).is_ok(),
         Some(Frame::Receipt(object) | Frame::Head(object)) => object_of(&object, verify),
         Some(Frame::Want(want)) => {
@@ -246,6 +254,7 @@ fn link_response(bytes: &[u8], verify: bool) -> bool {
     match exchange::LinkResponse::decode(bytes).map(|response| response.frame) {
         Ok(Some(Frame::Piece(piece))) => Assembler::new(sha256).take(piece).is_ok(),
         Ok(Some(Frame::Receipt(object) | Frame::Head(object))) => object_of(&object, verify),
+        Ok(Some(Frame::Proposal(object))) => seal::proposal::read(&object).is_ok(),
         Ok(Some(Frame::Stored(stored))) => {
             <(StreamId, domain::stream::Position)>::try_from(stored).is_ok()
         }
@@ -450,7 +459,7 @@ fn peer_door(pool: &DescriptorPool) -> Vec<Sample> {
 /// What a gateway sends to a region, down to what a neighbour's entry says.
 fn link_door(pool: &DescriptorPool) -> Vec<Sample> {
     let of = pool.get_message_by_name("wuling.exchange.v1.LinkResponse").unwrap();
-    let mut samples: Vec<Sample> = (0..11)
+    let mut samples: Vec<Sample> = (0..15)
         .map(|choice| Sample { bytes: filled(&of, choice, 0).encode_to_vec(), take: link_response })
         .collect();
     let take: Take = |bytes, _| match entry::decode(Bytes::copy_from_slice(bytes)) {

@@ -1,10 +1,12 @@
 //! The proposals that a region holds, and what each gateway has of them.
 
 use domain::kernel::Lane;
+use prost::Message as _;
 use proto::kernel::v1::SignedObject;
 use seal::key::sha256;
-use seal::proposal::Proposal;
-use std::collections::HashMap;
+use seal::proposal::{PROPOSAL_BYTES_MAX, Proposal};
+use seal::signed::SIGNATURES_MAX;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -42,18 +44,21 @@ impl Proposals {
     }
 }
 
-/// How many signatures the other side of a link has of each text: signatures come to be more and never fewer.
+/// Who has signed each text, as far as the other side of a link has shown or was told.
 #[derive(Debug, Default)]
-pub(crate) struct Known(HashMap<[u8; 32], usize>);
+pub(crate) struct Known(HashMap<[u8; 32], BTreeSet<String>>);
 
 impl Known {
     /// The other side has shown this.
     pub(crate) fn shown(&mut self, object: &SignedObject) {
+        // What is no proposal is not kept in mind.
+        if object.encoded_len() > PROPOSAL_BYTES_MAX || object.signatures.len() > SIGNATURES_MAX {
+            return;
+        }
         if self.0.len() >= KNOWN_MAX {
             self.0.clear();
         }
-        let known = self.0.entry(sha256(&object.body)).or_default();
-        *known = object.signatures.len().max(*known);
+        self.0.entry(sha256(&object.body)).or_default().extend(signers(object));
     }
 
     /// What the other side lacks of these; it has it from here on.
@@ -61,12 +66,16 @@ impl Known {
         let mut lacks = Vec::new();
         for proposal in held {
             let known = self.0.entry(proposal.agreement.sha256).or_default();
-            let signatures = proposal.signed.signatures.len();
-            if *known < signatures {
-                *known = signatures;
+            let before = known.len();
+            known.extend(signers(&proposal.signed));
+            if known.len() > before {
                 lacks.push(proposal.signed.clone());
             }
         }
         lacks
     }
+}
+
+fn signers(object: &SignedObject) -> impl Iterator<Item = String> + '_ {
+    object.signatures.iter().map(|signature| signature.signer.clone())
 }

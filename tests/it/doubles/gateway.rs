@@ -280,7 +280,7 @@ impl State {
         let own = self.streams.iter().filter(|(stream, _)| stream.origin == region);
         let stored = own.filter_map(|(stream, held)| Some((stream, held.last()?.after).into()));
         let stored = stored.collect();
-        link.say(Told::Welcome(pb::Welcome { stored, resumes: Vec::new(), trust: None }));
+        link.say(Told::Welcome(pb::Welcome { stored, ..Default::default() }));
         for lane in &lanes {
             let size = CREDIT_BYTES_MAX;
             link.say(Told::Credit(pb::Credit { lane: lane.code(), size }));

@@ -5,6 +5,7 @@
 
 mod forge;
 mod gateway;
+mod proposals;
 mod region;
 mod second_path;
 

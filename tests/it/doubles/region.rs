@@ -36,7 +36,7 @@ const LANES: [Lane; 2] = [Lane::Alert, Lane::Routine];
 const SOON: Duration = Duration::from_secs(20);
 
 /// A region's end of a link, without any honesty.
-struct Double {
+pub(super) struct Double {
     region: RegionId,
     key: SigningKey,
     channel: Channel,
@@ -46,7 +46,7 @@ struct Double {
 
 impl Double {
     /// Dials as a region whose server does not run.
-    async fn open(world: &World, id: &str) -> Self {
+    pub(super) async fn open(world: &World, id: &str) -> Self {
         let folder = world.path("a/regions").join(id);
         let own = Identity::Region(region(id));
         let validity = Validity::days(SystemClock.now(), 7);
@@ -89,7 +89,7 @@ impl Double {
         double
     }
 
-    async fn say(&self, frame: Say) {
+    pub(super) async fn say(&self, frame: Say) {
         // A gateway that has closed the link takes no more, and that is what is looked at.
         self.out.send(pb::LinkRequest { frame: Some(frame) }).await.ok();
     }

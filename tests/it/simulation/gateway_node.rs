@@ -226,7 +226,7 @@ impl GatewayNode {
         let resumes = resumes
             .map(|(id, have)| pb::PieceResume { segment_id: Bytes::copy_from_slice(&id), have })
             .collect();
-        link.outbox.welcome(pb::Welcome { stored, resumes, trust: None });
+        link.outbox.welcome(pb::Welcome { stored, resumes, ..Default::default() });
         if self.trust.mark().exceeds(hello.trust) {
             link.outbox.trust(self.trust.signed().clone());
         }
@@ -285,8 +285,8 @@ impl GatewayNode {
                 }
                 self.admit_strangers(conn);
             }
-            // Nobody erases anything here.
-            Up::Replace(_) => {}
+            // Nobody erases or proposes anything here.
+            Up::Replace(_) | Up::Proposal(_) => {}
             Up::Credit(credit) => {
                 let lane = Lane::try_from(credit.lane).unwrap();
                 self.deliver(bus, conn, delivery::Event::Granted(lane, credit.size));
@@ -525,7 +525,7 @@ impl GatewayNode {
             }
             Wake::Want(stream, from_seq, to_seq) => link.outbox.want(stream, from_seq, to_seq),
             // All know all their agreements from the start.
-            Wake::Agreement(_) | Wake::Replaced(_) => {}
+            Wake::Agreement(_) | Wake::Replaced(_) | Wake::Proposal(_) => {}
             Wake::Trust => link.outbox.trust(self.trust.signed().clone()),
         }
     }

@@ -239,7 +239,7 @@ impl RegionNode {
                 let event = send::Event::Wanted { stream, from_seq, to_seq };
                 self.send_event(bus, gateway, event);
             }
-            Down::Ping(_) | Down::Agreement(_) | Down::Replaced(_) => {}
+            Down::Ping(_) | Down::Agreement(_) | Down::Replaced(_) | Down::Proposal(_) => {}
             Down::Trust(set) => self.hears(bus, gateway, set),
             Down::Refusal(refusal) => {
                 let reason = Reason::try_from(refusal.reason).map_err(|_| "refusal")?;
