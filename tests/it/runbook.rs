@@ -1,5 +1,5 @@
-//! Goal: whoever types the commands of the runbook, in order, gets what it says: the neighbour has the record, one that
-//! is taken back leaves it, one that is erased is signed for, an agreement that is suspended keeps new ones back, a
+//! Goal: whoever types the commands of the runbook, in order, gets what it says: what was proposed over the wire is in
+//! force, the neighbour has the record, one that is taken back leaves it, one that is erased is signed for, an agreement that is suspended keeps new ones back, a
 //! revoked county gets nothing and comes back. Method: a shell runs its blocks as they stand, on other ports; a mark
 //! (`# expect: TEXT`, `# stays: TEXT`) is held against what the command above it shows. Controls: the same without a
 //! signature, and marks that do not hold.
@@ -10,7 +10,10 @@ use std::process::{Command, Output};
 
 const RUNBOOK: &str = "deploy/runbooks/join-a-county.md";
 /// What the runbook is for, in its marks: without these it would prove less than it says.
-const PROVES: [&str; 9] = [
+const PROVES: [&str; 12] = [
+    "NOT SIGNED by 未签: xianfeng (needs 尚需 1)",
+    "v1 IN_FORCE 《中坝河边界联防》",
+    "agreed 已达成",
     "qianjiang: APPLIED",
     "xianfeng: APPLIED",
     "v1: LEFT, withheld now 现不共享: SENSITIVITY",
@@ -146,15 +149,15 @@ fn who_follows_the_runbook_gets_what_it_says() {
 fn the_same_without_a_signature_ends_where_the_agreement_is_installed() {
     let (dir, mut steps) = (tempfile::tempdir().unwrap(), steps());
     let (before, signs) =
-        (steps.len(), "wuling agreement sign --data xianfeng --region xianfeng border.signed");
+        (steps.len(), "wuling agreement sign --data qianjiang --region qianjiang charter.signed");
     steps.retain(|line| line != signs);
     assert_eq!(steps.len(), before - 1);
     let output = run(dir.path(), &marked(&steps), 30);
     let (shown, errors) = told(&output);
     assert!(!output.status.success(), "{shown}");
     let installs =
-        "failed: wuling agreement install --data xiaonanhai --region xiaonanhai border.signed";
-    for what in ["a signature of xianfeng is missing", installs] {
+        "failed: wuling agreement install --data xiaonanhai --region xiaonanhai charter.signed";
+    for what in ["a signature of qianjiang is missing", installs] {
         assert!(errors.contains(what), "{errors}");
     }
 }
