@@ -141,9 +141,8 @@ async fn what_one_proposes_and_all_have_signed_is_in_force_everywhere_without_a_
 async fn a_wider_version_waits_for_all_a_stop_for_all_but_one_and_who_leaves_for_nobody() {
     let dir = tempfile::tempdir().unwrap();
     crate::harness::set_up(dir.path()).await;
-    let at = |id: &domain::kernel::RegionId| {
-        dir.path().join(if id.as_str() == B { "b" } else { "a" })
-    };
+    let at =
+        |id: &domain::kernel::RegionId| dir.path().join(if id.as_str() == B { "b" } else { "a" });
     let clauses = vec![Clause::whole(Grant::EventDetail, Release::AtOnce)];
     let terms = cli::linkage::Terms::plain(
         AgreementForm::Agreement,

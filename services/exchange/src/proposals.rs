@@ -79,3 +79,40 @@ impl Known {
 fn signers(object: &SignedObject) -> impl Iterator<Item = String> + '_ {
     object.signatures.iter().map(|signature| signature.signer.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::book;
+    use domain::agreement::{Agreement, Consent};
+    use proto::kernel::v1::Signature;
+
+    fn signed_by(signers: &[&str]) -> SignedObject {
+        let signature =
+            |signer: &&str| Signature { signer: (*signer).to_owned(), ..Signature::default() };
+        SignedObject {
+            body: b"text".as_slice().into(),
+            signatures: signers.iter().map(signature).collect(),
+        }
+    }
+
+    fn held(signers: &[&str]) -> Vec<Proposal> {
+        let held = book("daluba").agreements.into_values().next().unwrap().agreement;
+        let signed = signed_by(signers);
+        let agreement = Agreement { sha256: sha256(&signed.body), ..held };
+        vec![Proposal { agreement, consent: Consent::All, signed }]
+    }
+
+    #[test]
+    fn the_other_side_is_told_whatever_it_has_not_shown_once() {
+        let mut known = Known::default();
+        assert_eq!(known.lacks(&held(&["a"])), [signed_by(&["a"])]);
+        assert_eq!(known.lacks(&held(&["a"])), []);
+        known.shown(&signed_by(&["a", "b"]));
+        assert_eq!(known.lacks(&held(&["a", "b"])), []);
+        // As many, and not the same.
+        let mut known = Known::default();
+        known.shown(&signed_by(&["a"]));
+        assert_eq!(known.lacks(&held(&["b"])), [signed_by(&["b"])]);
+    }
+}

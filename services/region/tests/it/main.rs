@@ -5,5 +5,6 @@ mod authorise;
 mod desk;
 mod enrol;
 mod feed;
+mod proposals;
 mod push;
 mod world;
