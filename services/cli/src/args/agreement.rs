@@ -189,25 +189,7 @@ pub(super) async fn run(word: Word) -> Result<()> {
         Word::Decline { store, sha256 } => {
             proposals::decline(&open(&store)?, &proposals::sha256(&sha256)?).await
         }
-        Word::Show { store: Some(store), of, .. } => {
-            let found = proposals::find(&open(&store)?, &proposals::sha256(&of)?).await?;
-            let object = SignedObject { body: found.agreement, signatures: Vec::new() };
-            show(&decode(&object, Path::new(&of))?, &of, &found.signed_regions);
-            Ok(())
-        }
-        Word::Show { data, store: None, of } => {
-            let file = Path::new(&of);
-            let object = read(file)?;
-            let signers: Vec<_> = object.signatures.iter().map(|s| s.signer.clone()).collect();
-            let agreement = decode(&object, file)?;
-            if let Some(data) = data {
-                let directory = linkage::read_directory(&data, now)?;
-                seal::trust::agreement(&object, None, &Trust::of(directory))?;
-                println!("# every signature is good");
-            }
-            show(&agreement, &of, &signers);
-            Ok(())
-        }
+        Word::Show { data, store, of } => print(data.as_deref(), store.as_deref(), &of).await,
         Word::Diff { before, after } => {
             let (one, other) = (decode(&read(&before)?, &before)?, decode(&read(&after)?, &after)?);
             if one.agreement_id != other.agreement_id {
@@ -255,6 +237,28 @@ pub(super) async fn run(word: Word) -> Result<()> {
             linkage::install_agreement(&read(&file)?, &data, &region, now).map(drop)
         }
     }
+}
+
+/// Prints the agreement of a file, or a proposal of a desk's region.
+#[expect(clippy::print_stdout, reason = "what is printed is what the command is for")]
+async fn print(data: Option<&Path>, store: Option<&Path>, of: &str) -> Result<()> {
+    let file = Path::new(of);
+    if let Some(store) = store {
+        let found = proposals::find(&open(store)?, &proposals::sha256(of)?).await?;
+        let object = SignedObject { body: found.agreement, signatures: Vec::new() };
+        show(&decode(&object, file)?, of, &found.signed_regions);
+        return Ok(());
+    }
+    let object = read(file)?;
+    let signers: Vec<_> = object.signatures.iter().map(|s| s.signer.clone()).collect();
+    let agreement = decode(&object, file)?;
+    show(&agreement, of, &signers);
+    if let Some(data) = data {
+        let directory = linkage::read_directory(data, SystemClock.now())?;
+        seal::trust::agreement(&object, None, &Trust::of(directory))?;
+        println!("# every signature is good");
+    }
+    Ok(())
 }
 
 /// Prints an agreement's terms under who has signed them.
