@@ -151,8 +151,8 @@ impl<'a> Link<'a> {
             reads: FuturesUnordered::new(),
             asked: HashMap::new(),
             strangers: HashSet::new(),
-            knows: hello.trust,
-            shows: hello.trust,
+            knows: hello.trust.clone(),
+            shows: hello.trust.clone(),
             trusting: None,
             holds: hello.agreements.iter().copied().collect(),
             proposals: (hello.takes_proposals && carries).then(HashMap::new),
@@ -172,7 +172,7 @@ impl<'a> Link<'a> {
         let resumes = resumes
             .map(|(id, have)| pb::PieceResume { segment_id: Bytes::copy_from_slice(&id), have })
             .collect();
-        let trust = Some(self.shared.book.trust().mark().into());
+        let trust = Some((&self.shared.book.trust().mark()).into());
         let takes_proposals = self.lanes.contains(Lane::Routine);
         self.outbox.welcome(pb::Welcome { stored, resumes, trust, takes_proposals });
         self.tell_trust();
@@ -196,10 +196,11 @@ impl<'a> Link<'a> {
     /// Shows the peer what the authority has signed, where that is newer than what it knows.
     fn tell_trust(&mut self) {
         let trust = self.shared.book.trust();
-        if trust.mark().exceeds(self.knows) {
+        let mark = trust.mark();
+        if mark.exceeds(&self.knows) {
             // Told is not taken: the directory is left out only where the peer has shown that it holds it.
-            self.outbox.trust(trust.signed_beyond(self.shows));
-            self.knows = trust.mark();
+            self.outbox.trust(trust.signed_beyond(&self.shows));
+            self.knows = mark;
         }
     }
 

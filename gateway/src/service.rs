@@ -96,7 +96,7 @@ impl ExchangeService for Service {
                 .map_err(status::refused)?;
         }
         let trust = self.0.book.trust();
-        let mark = Some(trust.mark().into());
+        let mark = Some((&trust.mark()).into());
         let trust = region.map(|_| trust.signed().clone());
         Ok(Response::new(RefreshResponse { trust, mark }))
     }

@@ -13,7 +13,7 @@ use runtime::identity::{Identity, Owner};
 use runtime::pki::{Authority, Validity};
 use runtime::renewal::{CERTIFICATE_DAYS, Look, Renewal};
 use runtime::tls::{Hosted, Lists, ServerTls, Trust};
-use runtime::trust_folder::{TrustFolder, TrustFolderError};
+use runtime::trust_folder::{Looked, TrustFolder, TrustFolderError};
 use seal::trust::TrustError;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -149,10 +149,10 @@ impl Own {
     }
 
     fn look(&mut self, heard: &Heard) -> bool {
-        let newer = self.folder.look(self.clock.now()).unwrap_or_else(|error| {
+        let Looked { newer, refused } = self.folder.look(self.clock.now());
+        for error in refused {
             tracing::error!(error = %ErrorChain(&error), "the trust that lies here is not taken");
-            false
-        });
+        }
         if newer {
             self.renew(heard);
         }
@@ -160,28 +160,34 @@ impl Own {
     }
 
     fn offered(&mut self, Offer { set, taken }: Offer, heard: &Heard) -> bool {
-        let outcome = self.folder.offer(&set.encode_to_vec(), self.clock.now());
-        if matches!(outcome, Ok(true)) {
+        let Looked { newer, refused } = self.folder.offer(&set.encode_to_vec(), self.clock.now());
+        if newer {
             self.renew(heard);
         }
-        if let Err(error) = &outcome {
-            tracing::warn!(error = %ErrorChain(error), "trust that a peer showed is not taken");
+        let mut answer = Ok(());
+        for error in &refused {
+            let reason = match error {
+                TrustFolderError::Trust { source, .. } => source.reason(),
+                _ => Reason::StorageUnavailable,
+            };
+            tracing::warn!(error.reason = reason.name(), error = %ErrorChain(error), "trust that a peer showed is not taken");
+            answer = answer.and(Err(reason));
         }
-        let answer = match &outcome {
-            Ok(_) => Ok(()),
-            Err(TrustFolderError::Trust { source, .. }) => Err(source.reason()),
-            Err(_) => Err(Reason::StorageUnavailable),
-        };
         // Who asked may have gone.
         taken.send(answer).ok();
-        outcome.unwrap_or(false)
+        newer
     }
 
     /// Puts newer trust into force.
     fn renew(&self, heard: &Heard) {
         let trust = Arc::clone(self.folder.held());
         let mark = trust.mark();
-        tracing::info!(directory.version = mark.directory_version, "the authority's word is newer");
+        let (version, counties) = (mark.directory_version, mark.delegated.len());
+        tracing::info!(
+            directory.version = version,
+            counties,
+            "what the authority and its counties say is newer"
+        );
         if trust.find_gateway(&self.gateway_id).is_none() {
             tracing::error!("this gateway is revoked or no longer in the directory");
         }

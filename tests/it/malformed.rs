@@ -187,13 +187,15 @@ const TAKES: &[(&str, Take)] = &[
 
 /// The bodies that a trust set carries, as if each were signed well.
 fn trusted(set: directory::TrustSet) -> bool {
-    let directory::TrustSet { directory_key, directory, freshness } = set;
+    let directory::TrustSet { directory_key, directory, freshness, delegated } = set;
     let key = directory_key.is_none_or(|key| directory::DirectoryKey::decode(key.body).is_ok());
     let listed =
         directory.is_none_or(|listed| proto::convert::directory::decode(&listed.body).is_ok());
     let fresh =
         freshness.is_none_or(|fresh| proto::convert::freshness::decode(&fresh.body).is_ok());
-    key && listed && fresh
+    let part =
+        |part: &SignedObject| proto::convert::directory::decode_delegated(&part.body).is_ok();
+    key && listed && fresh && delegated.iter().all(part)
 }
 
 fn part(request: agreement::ImportBundleRequest, verify: bool) -> bool {

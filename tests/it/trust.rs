@@ -341,7 +341,7 @@ fn a_directory_key_that_was_replaced_signs_nothing_new() {
     assert!(matches!(offered(thief.trust().signed()), Err(TrustError::KeyReplaced)));
     // The control: the key that took its place does.
     let next = held.publish(Vec::new(), Vec::new(), at(4)).unwrap();
-    assert!(offered(next.trust().signed()).unwrap().is_some());
+    assert!(offered(next.trust().signed()).unwrap().0.is_some());
 }
 
 #[test]

@@ -71,8 +71,8 @@ impl Link<'_> {
     /// Newer trust, perhaps. It waits for its turn: what comes behind it may rest on it.
     fn trust(&mut self, set: TrustSet) {
         let shown = seal::trust::shown_mark(&set);
-        self.shows = self.shows.newest(shown);
-        self.knows = self.knows.newest(shown);
+        self.shows = std::mem::take(&mut self.shows).newest(shown.clone());
+        self.knows = std::mem::take(&mut self.knows).newest(shown);
         let offers = self.shared.offers.clone();
         self.trusting = Some(Box::pin(async move {
             let (taken, answer) = oneshot::channel();

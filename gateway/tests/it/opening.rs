@@ -91,7 +91,7 @@ async fn a_region_behind_a_front_is_admitted_by_its_hello_and_may_not_fetch() {
     let dialled = world.dial(serving.addr, None).await.unwrap();
     let hello = world.hello("a", dialled.nonce, &[]).sign(&world.regions[&region("a")].signing);
     let link = dialled.enter(hello).await;
-    let trust = Some(pb::TrustMark { directory_version: 1, freshness_time: None });
+    let trust = Some(pb::TrustMark { directory_version: 1, ..pb::TrustMark::default() });
     let takes_proposals = true;
     let welcome = pb::Welcome { trust, takes_proposals, ..pb::Welcome::default() };
     assert_eq!(link.welcome, welcome);

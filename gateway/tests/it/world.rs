@@ -130,6 +130,7 @@ impl World {
             directory_key: Some(sign(tag::DIRECTORY_KEY, vouched.encode_to_vec().into(), &root)),
             directory: Some(sign(tag::DIRECTORY, directory, &key)),
             freshness: None,
+            delegated: Vec::new(),
         };
         self.write("trust/linkage.signed", &set.encode_to_vec());
     }
@@ -160,6 +161,7 @@ impl World {
             regions: listed.map(|region| (region.region_id.clone(), region)).collect(),
             gateways: [(gateway_id(), gateway)].into(),
             freshness_key: None,
+            delegations: Default::default(),
         }
     }
 
@@ -284,7 +286,7 @@ impl World {
             applied: applied.iter().map(|(stream, at)| ((*stream).clone(), *at)).collect(),
             software: "test".to_owned(),
             // As the gateway does, so that it has nothing to tell.
-            trust: TrustMark { directory_version: 1, freshness_at: None },
+            trust: TrustMark { directory_version: 1, ..TrustMark::default() },
             agreements: Vec::new(),
             takes_proposals: false,
         }

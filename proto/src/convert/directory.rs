@@ -4,7 +4,10 @@ use super::kernel::encode_time;
 use super::{Door, Path, Rules, Violations, outline};
 use crate::directory::v1 as pb;
 use bytes::Bytes;
-use domain::directory::{Directory, DivisionCode, Gateway, Region};
+use domain::directory::{
+    DelegatedDirectory, Directory, DivisionCode, Gateway, Region, RegionLevel,
+};
+use domain::kernel::RegionId;
 use prost::Message;
 use std::collections::BTreeMap;
 
@@ -12,6 +15,10 @@ use std::collections::BTreeMap;
 pub const REGIONS_MAX: usize = 50_000;
 /// Gateways of one linkage.
 pub const GATEWAYS_MAX: usize = 256;
+/// Counties that list their own townships.
+pub const DELEGATIONS_MAX: usize = 1_000;
+/// Townships that one county may list.
+pub const DELEGATED_REGIONS_MAX: u32 = 1_000;
 /// Division codes of one region.
 pub const CODES_MAX: usize = 8;
 /// Digits of the shortest division code.
@@ -46,9 +53,32 @@ pub fn decode(body: &[u8]) -> Result<Directory, Violations> {
     door.finish(value)
 }
 
+/// The body that a county signs.
+pub fn encode_delegated(part: &DelegatedDirectory) -> Bytes {
+    pb::DelegatedDirectory::from(part).encode_to_vec().into()
+}
+
+/// Reads the body that a county signed.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn decode_delegated(body: &[u8]) -> Result<DelegatedDirectory, Violations> {
+    let mut door = Door::new(Rules::Caller);
+    let value =
+        door.message("body".into(), body).and_then(|part| delegated(&mut door, Path::ROOT, part));
+    door.finish(value)
+}
+
 fn directory(door: &mut Door, at: Path<'_>, directory: pb::Directory) -> Option<Directory> {
-    let pb::Directory { linkage_id, version, create_time, regions, gateways, freshness_key } =
-        directory;
+    let pb::Directory {
+        linkage_id,
+        version,
+        create_time,
+        regions,
+        gateways,
+        freshness_key,
+        delegations,
+    } = directory;
     let linkage_id = door.slug(at.field("linkage_id"), &linkage_id);
     let version = door.number(at.field("version"), version, 1..=u64::MAX);
     let created_at = door.time(at.field("create_time"), create_time);
@@ -61,13 +91,69 @@ fn directory(door: &mut Door, at: Path<'_>, directory: pb::Directory) -> Option<
     let freshness_key = (!freshness_key.is_empty()).then_some(freshness_key);
     let freshness_key = door
         .optional(at.field("freshness_key"), freshness_key, |door, at, key| door.array(at, &key));
+    let (at, regions) = (at.field("delegations"), regions?);
+    let delegations = door
+        .list(at, delegations, 0..=DELEGATIONS_MAX, delegation)
+        .and_then(|counties| by_id(door, at, counties, |(county, _)| county.clone()))?;
+    // Otherwise another county could list one of this name, and so lend it the right.
+    if delegations.keys().any(|county| !regions.contains_key(county)) {
+        return door.refuse(at, "must name regions of this directory");
+    }
     Some(Directory {
         linkage_id: linkage_id?,
         version: version?,
         created_at: created_at?,
-        regions: regions?,
+        regions,
         gateways: gateways?,
         freshness_key: freshness_key?,
+        delegations: delegations.into_values().collect(),
+    })
+}
+
+fn delegation(
+    door: &mut Door,
+    at: Path<'_>,
+    delegation: pb::Delegation,
+) -> Option<(RegionId, u32)> {
+    let pb::Delegation { region_id, regions_max } = delegation;
+    let region_id = door.slug(at.field("region_id"), &region_id);
+    let regions_max = door.number(at.field("regions_max"), regions_max, 1..=DELEGATED_REGIONS_MAX);
+    Some((region_id?, regions_max?))
+}
+
+fn delegated(
+    door: &mut Door,
+    at: Path<'_>,
+    part: pb::DelegatedDirectory,
+) -> Option<DelegatedDirectory> {
+    let pb::DelegatedDirectory { linkage_id, superior_region, version, create_time, regions } =
+        part;
+    let linkage_id = door.slug(at.field("linkage_id"), &linkage_id);
+    let superior: RegionId = door.slug(at.field("superior_region"), &superior_region)?;
+    let version = door.number(at.field("version"), version, 1..=u64::MAX);
+    let created_at = door.time(at.field("create_time"), create_time);
+    let most = usize::try_from(DELEGATED_REGIONS_MAX).unwrap_or(usize::MAX);
+    let township = |door: &mut Door, at: Path<'_>, listed| {
+        let region = region(door, at, listed)?;
+        if region.level != RegionLevel::Township {
+            return door.refuse(at.field("level"), "must be a township");
+        }
+        let below = region.superior.as_ref() == Some(&superior);
+        if below {
+            Some(region)
+        } else {
+            door.refuse(at.field("superior_region"), "must be the county")
+        }
+    };
+    let regions = door
+        .list(at.field("regions"), regions, 0..=most, township)
+        .and_then(|regions| by_id(door, at.field("regions"), regions, |r| r.region_id.clone()));
+    Some(DelegatedDirectory {
+        linkage_id: linkage_id?,
+        version: version?,
+        created_at: created_at?,
+        regions: regions?,
+        superior,
     })
 }
 
@@ -166,8 +252,15 @@ fn endpoint(door: &mut Door, at: Path<'_>, text: String, bytes_min: usize) -> Op
 
 impl From<&Directory> for pb::Directory {
     fn from(directory: &Directory) -> Self {
-        let Directory { linkage_id, version, created_at, regions, gateways, freshness_key } =
-            directory;
+        let Directory {
+            linkage_id,
+            version,
+            created_at,
+            regions,
+            gateways,
+            freshness_key,
+            delegations,
+        } = directory;
         Self {
             linkage_id: linkage_id.as_str().to_owned(),
             version: *version,
@@ -177,6 +270,26 @@ impl From<&Directory> for pb::Directory {
             freshness_key: freshness_key
                 .map(|key| Bytes::copy_from_slice(&key))
                 .unwrap_or_default(),
+            delegations: delegations
+                .iter()
+                .map(|(county, regions_max)| pb::Delegation {
+                    region_id: county.to_string(),
+                    regions_max: *regions_max,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<&DelegatedDirectory> for pb::DelegatedDirectory {
+    fn from(part: &DelegatedDirectory) -> Self {
+        let DelegatedDirectory { linkage_id, superior, version, created_at, regions } = part;
+        Self {
+            linkage_id: linkage_id.to_string(),
+            superior_region: superior.to_string(),
+            version: *version,
+            create_time: Some(encode_time(*created_at)),
+            regions: regions.values().map(Into::into).collect(),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What is newest, as the authority signed it.
 
+use super::directory::DELEGATIONS_MAX;
 use super::kernel::{encode_id, encode_time};
 use super::{Door, Path, Rules, Violations};
 use crate::directory::v1 as pb;
 use crate::exchange::v1::TrustMark as TrustMarkPb;
 use bytes::Bytes;
-use domain::freshness::{AgreementHead, Cut, Freshness, Member, Revocation, TrustMark};
+use domain::freshness::{
+    AgreementHead, Cut, DelegatedHead, Freshness, Member, Revocation, TrustMark,
+};
 use domain::kernel::{AgreementId, Epoch, RegionId};
 use domain::stream::{Position, StreamId};
 use prost::Message;
@@ -43,6 +46,7 @@ fn freshness(door: &mut Door, at: Path<'_>, freshness: pb::Freshness) -> Option<
         directory_sha256,
         revocations,
         agreements,
+        delegated,
     } = freshness;
     let linkage_id = door.slug(at.field("linkage_id"), &linkage_id);
     let created_at = door.time(at.field("create_time"), create_time);
@@ -63,6 +67,13 @@ fn freshness(door: &mut Door, at: Path<'_>, freshness: pb::Freshness) -> Option<
         let twice = "must hold each id once";
         if map.len() == whole { Some(map) } else { door.refuse(at.field("agreements"), twice) }
     });
+    let parts = door.list(at.field("delegated"), delegated, 0..=DELEGATIONS_MAX, delegated_head);
+    let delegated = parts.and_then(|parts| {
+        let whole = parts.len();
+        let map: BTreeMap<_, _> = parts.into_iter().collect();
+        let twice = "must hold each county once";
+        if map.len() == whole { Some(map) } else { door.refuse(at.field("delegated"), twice) }
+    });
     Some(Freshness {
         linkage_id: linkage_id?,
         created_at: created_at?,
@@ -70,6 +81,7 @@ fn freshness(door: &mut Door, at: Path<'_>, freshness: pb::Freshness) -> Option<
         directory_sha256: sha256?,
         revocations: revocations?,
         agreements: agreements?,
+        delegated: delegated?,
     })
 }
 
@@ -127,6 +139,30 @@ fn agreement_head(
     Some((id?, AgreementHead { version: version?, sha256: sha256? }))
 }
 
+fn delegated_head(
+    door: &mut Door,
+    at: Path<'_>,
+    head: pb::DelegatedHead,
+) -> Option<(RegionId, DelegatedHead)> {
+    let pb::DelegatedHead { superior_region, version, sha256 } = head;
+    let county = door.slug(at.field("superior_region"), &superior_region);
+    let version = door.number(at.field("version"), version, 1..=u64::MAX);
+    let sha256 = door.array(at.field("sha256"), &sha256);
+    Some((county?, DelegatedHead { version: version?, sha256: sha256? }))
+}
+
+fn encode_heads(heads: &BTreeMap<RegionId, DelegatedHead>) -> Vec<pb::DelegatedHead> {
+    let encode = |(county, head): (&RegionId, &DelegatedHead)| {
+        let DelegatedHead { version, sha256 } = head;
+        pb::DelegatedHead {
+            superior_region: county.to_string(),
+            version: *version,
+            sha256: Bytes::copy_from_slice(sha256),
+        }
+    };
+    heads.iter().map(encode).collect()
+}
+
 impl From<&Freshness> for pb::Freshness {
     fn from(freshness: &Freshness) -> Self {
         let Freshness {
@@ -136,6 +172,7 @@ impl From<&Freshness> for pb::Freshness {
             directory_sha256,
             revocations,
             agreements,
+            delegated,
         } = freshness;
         Self {
             linkage_id: linkage_id.as_str().to_owned(),
@@ -151,6 +188,7 @@ impl From<&Freshness> for pb::Freshness {
                     sha256: Bytes::copy_from_slice(sha256),
                 })
                 .collect(),
+            delegated: encode_heads(delegated),
         }
     }
 }
@@ -184,18 +222,24 @@ fn cut_position((stream, position): (&StreamId, &Position)) -> pb::CutPosition {
     }
 }
 
-impl From<TrustMark> for TrustMarkPb {
-    fn from(mark: TrustMark) -> Self {
-        let TrustMark { directory_version, freshness_at } = mark;
-        Self { directory_version, freshness_time: freshness_at.map(encode_time) }
+impl From<&TrustMark> for TrustMarkPb {
+    fn from(mark: &TrustMark) -> Self {
+        let TrustMark { directory_version, freshness_at, delegated } = mark;
+        Self {
+            directory_version: *directory_version,
+            freshness_time: freshness_at.map(encode_time),
+            delegated: encode_heads(delegated),
+        }
     }
 }
 
 /// A mark on its way in; one that is absent or makes no sense holds nothing.
 pub fn decode_mark(mark: Option<TrustMarkPb>) -> TrustMark {
-    let TrustMarkPb { directory_version, freshness_time } = mark.unwrap_or_default();
+    let TrustMarkPb { directory_version, freshness_time, delegated } = mark.unwrap_or_default();
+    let head = |head| delegated_head(&mut Door::new(Rules::Caller), Path::ROOT, head);
     TrustMark {
         directory_version,
         freshness_at: freshness_time.and_then(super::kernel::decode_time),
+        delegated: delegated.into_iter().take(DELEGATIONS_MAX).filter_map(head).collect(),
     }
 }

@@ -1578,22 +1578,12 @@ pub mod agreement_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-<<<<<<< HEAD
         /// Lists what lies beyond the cut of a revoked region and is shown to nobody else. For duty officers.
         pub async fn list_quarantined(
             &mut self,
             request: impl tonic::IntoRequest<super::ListQuarantinedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListQuarantinedResponse>,
-=======
-        /// Signs a version of an agreement for this region and shows it to the other parties, to be signed by them. It is
-        /// looked at as if all had signed. For administrators; for duty officers where it suspends, or calls up an annex.
-        pub async fn propose_agreement(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ProposeAgreementRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ProposeAgreementResponse>,
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             tonic::Status,
         > {
             self.inner
@@ -1606,27 +1596,18 @@ pub mod agreement_service_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
-<<<<<<< HEAD
                 "/wuling.agreement.v1.AgreementService/ListQuarantined",
-=======
-                "/wuling.agreement.v1.AgreementService/ProposeAgreement",
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new(
                         "wuling.agreement.v1.AgreementService",
-<<<<<<< HEAD
                         "ListQuarantined",
-=======
-                        "ProposeAgreement",
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                     ),
                 );
             self.inner.unary(req, path, codec).await
         }
-<<<<<<< HEAD
         /// Has what is quarantined of a neighbour's record shown again, marked as unverified, because it proved right. It
         /// stays so. For duty officers.
         pub async fn release_quarantined(
@@ -1634,14 +1615,6 @@ pub mod agreement_service_client {
             request: impl tonic::IntoRequest<super::ReleaseQuarantinedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ReleaseQuarantinedResponse>,
-=======
-        /// Lists the proposals that this region holds: who has signed, who has not.
-        pub async fn list_proposals(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListProposalsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListProposalsResponse>,
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             tonic::Status,
         > {
             self.inner
@@ -1654,20 +1627,74 @@ pub mod agreement_service_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
-<<<<<<< HEAD
                 "/wuling.agreement.v1.AgreementService/ReleaseQuarantined",
-=======
-                "/wuling.agreement.v1.AgreementService/ListProposals",
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new(
                         "wuling.agreement.v1.AgreementService",
-<<<<<<< HEAD
                         "ReleaseQuarantined",
-=======
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Signs a version of an agreement for this region and shows it to the other parties, to be signed by them. It is
+        /// looked at as if all had signed. For administrators; for duty officers where it suspends, or calls up an annex.
+        pub async fn propose_agreement(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ProposeAgreementRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProposeAgreementResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/ProposeAgreement",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
+                        "ProposeAgreement",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists the proposals that this region holds: who has signed, who has not.
+        pub async fn list_proposals(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListProposalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListProposalsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wuling.agreement.v1.AgreementService/ListProposals",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "wuling.agreement.v1.AgreementService",
                         "ListProposals",
                     ),
                 );
@@ -1731,7 +1758,6 @@ pub mod agreement_service_client {
                     GrpcMethod::new(
                         "wuling.agreement.v1.AgreementService",
                         "DeclineProposal",
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                     ),
                 );
             self.inner.unary(req, path, codec).await
@@ -1848,7 +1874,6 @@ pub mod agreement_service_server {
             tonic::Response<super::ListErasuresResponse>,
             tonic::Status,
         >;
-<<<<<<< HEAD
         /// Lists what lies beyond the cut of a revoked region and is shown to nobody else. For duty officers.
         async fn list_quarantined(
             &self,
@@ -1864,7 +1889,8 @@ pub mod agreement_service_server {
             request: tonic::Request<super::ReleaseQuarantinedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ReleaseQuarantinedResponse>,
-=======
+            tonic::Status,
+        >;
         /// Signs a version of an agreement for this region and shows it to the other parties, to be signed by them. It is
         /// looked at as if all had signed. For administrators; for duty officers where it suspends, or calls up an annex.
         async fn propose_agreement(
@@ -1898,7 +1924,6 @@ pub mod agreement_service_server {
             request: tonic::Request<super::DeclineProposalRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DeclineProposalResponse>,
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             tonic::Status,
         >;
     }
@@ -2442,7 +2467,6 @@ pub mod agreement_service_server {
                     };
                     Box::pin(fut)
                 }
-<<<<<<< HEAD
                 "/wuling.agreement.v1.AgreementService/ListQuarantined" => {
                     #[allow(non_camel_case_types)]
                     struct ListQuarantinedSvc<T: AgreementService>(pub Arc<T>);
@@ -2451,35 +2475,17 @@ pub mod agreement_service_server {
                     > tonic::server::UnaryService<super::ListQuarantinedRequest>
                     for ListQuarantinedSvc<T> {
                         type Response = super::ListQuarantinedResponse;
-=======
-                "/wuling.agreement.v1.AgreementService/ProposeAgreement" => {
-                    #[allow(non_camel_case_types)]
-                    struct ProposeAgreementSvc<T: AgreementService>(pub Arc<T>);
-                    impl<
-                        T: AgreementService,
-                    > tonic::server::UnaryService<super::ProposeAgreementRequest>
-                    for ProposeAgreementSvc<T> {
-                        type Response = super::ProposeAgreementResponse;
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
-<<<<<<< HEAD
                             request: tonic::Request<super::ListQuarantinedRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
                                 <T as AgreementService>::list_quarantined(&inner, request)
-=======
-                            request: tonic::Request<super::ProposeAgreementRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as AgreementService>::propose_agreement(&inner, request)
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                                     .await
                             };
                             Box::pin(fut)
@@ -2491,11 +2497,7 @@ pub mod agreement_service_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-<<<<<<< HEAD
                         let method = ListQuarantinedSvc(inner);
-=======
-                        let method = ProposeAgreementSvc(inner);
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2511,7 +2513,6 @@ pub mod agreement_service_server {
                     };
                     Box::pin(fut)
                 }
-<<<<<<< HEAD
                 "/wuling.agreement.v1.AgreementService/ReleaseQuarantined" => {
                     #[allow(non_camel_case_types)]
                     struct ReleaseQuarantinedSvc<T: AgreementService>(pub Arc<T>);
@@ -2520,23 +2521,12 @@ pub mod agreement_service_server {
                     > tonic::server::UnaryService<super::ReleaseQuarantinedRequest>
                     for ReleaseQuarantinedSvc<T> {
                         type Response = super::ReleaseQuarantinedResponse;
-=======
-                "/wuling.agreement.v1.AgreementService/ListProposals" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListProposalsSvc<T: AgreementService>(pub Arc<T>);
-                    impl<
-                        T: AgreementService,
-                    > tonic::server::UnaryService<super::ListProposalsRequest>
-                    for ListProposalsSvc<T> {
-                        type Response = super::ListProposalsResponse;
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
-<<<<<<< HEAD
                             request: tonic::Request<super::ReleaseQuarantinedRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
@@ -2545,13 +2535,6 @@ pub mod agreement_service_server {
                                         &inner,
                                         request,
                                     )
-=======
-                            request: tonic::Request<super::ListProposalsRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as AgreementService>::list_proposals(&inner, request)
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                                     .await
                             };
                             Box::pin(fut)
@@ -2563,9 +2546,98 @@ pub mod agreement_service_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-<<<<<<< HEAD
                         let method = ReleaseQuarantinedSvc(inner);
-=======
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/ProposeAgreement" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProposeAgreementSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::ProposeAgreementRequest>
+                    for ProposeAgreementSvc<T> {
+                        type Response = super::ProposeAgreementResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ProposeAgreementRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::propose_agreement(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ProposeAgreementSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wuling.agreement.v1.AgreementService/ListProposals" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListProposalsSvc<T: AgreementService>(pub Arc<T>);
+                    impl<
+                        T: AgreementService,
+                    > tonic::server::UnaryService<super::ListProposalsRequest>
+                    for ListProposalsSvc<T> {
+                        type Response = super::ListProposalsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListProposalsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgreementService>::list_proposals(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
                         let method = ListProposalsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
@@ -2659,7 +2731,6 @@ pub mod agreement_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeclineProposalSvc(inner);
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

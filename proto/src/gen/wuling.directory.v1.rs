@@ -63,6 +63,16 @@ pub struct Gateway {
     #[prost(string, tag = "3")]
     pub endpoint: ::prost::alloc::string::String,
 }
+/// A county that lists its own townships.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Delegation {
+    /// The county, slug of 1 to 63 of \[a-z0-9-\]: a region that the same directory lists.
+    #[prost(string, tag = "1")]
+    pub region_id: ::prost::alloc::string::String,
+    /// Townships that it may list, 1 to 1,000.
+    #[prost(uint32, tag = "2")]
+    pub regions_max: u32,
+}
 /// The linkage as its authority signs it. Body of a SignedObject, tag `directory`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Directory {
@@ -84,6 +94,42 @@ pub struct Directory {
     /// Ed25519 key that signs freshness, 32 bytes; empty where nobody does.
     #[prost(bytes = "bytes", tag = "6")]
     pub freshness_key: ::prost::bytes::Bytes,
+    /// Counties that list their own townships, at most 1,000, each once.
+    #[prost(message, repeated, tag = "7")]
+    pub delegations: ::prost::alloc::vec::Vec<Delegation>,
+}
+/// The townships of one county, as the county signs them with its signing key. Body of a SignedObject of at most
+/// 131,072 bytes, tag `delegated-directory`, whose one signer is the county.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DelegatedDirectory {
+    /// Slug of 1 to 63 of \[a-z0-9-\].
+    #[prost(string, tag = "1")]
+    pub linkage_id: ::prost::alloc::string::String,
+    /// The county, slug of 1 to 63 of \[a-z0-9-\]; the superior of each of the regions.
+    #[prost(string, tag = "2")]
+    pub superior_region: ::prost::alloc::string::String,
+    /// From 1, raised by one with each issue; a lower one is no news.
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    /// When it was signed; decides nothing.
+    #[prost(message, optional, tag = "4")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// All its townships, at most as many as the authority allows, each once.
+    #[prost(message, repeated, tag = "5")]
+    pub regions: ::prost::alloc::vec::Vec<Region>,
+}
+/// A version of a county's part of the directory.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DelegatedHead {
+    /// The county, slug of 1 to 63 of \[a-z0-9-\].
+    #[prost(string, tag = "1")]
+    pub superior_region: ::prost::alloc::string::String,
+    /// Its version, from 1.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    /// SHA-256 of the body that the county signed, 32 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub sha256: ::prost::bytes::Bytes,
 }
 /// A region or gateway that is no longer believed.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -166,8 +212,13 @@ pub struct Freshness {
     /// Agreements that were shown to the authority, at most 10,000, by id.
     #[prost(message, repeated, tag = "6")]
     pub agreements: ::prost::alloc::vec::Vec<AgreementHead>,
+    /// Counties' parts of the directory that were shown to the authority, at most 1,000, each county once: what is
+    /// older, or another text of that version, is not believed.
+    #[prost(message, repeated, tag = "7")]
+    pub delegated: ::prost::alloc::vec::Vec<DelegatedHead>,
 }
-/// What makes a linkage believed, as its authority published it. Each part proves itself.
+/// What makes a linkage believed, as its authority and the counties it names have published it. Each part proves
+/// itself.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrustSet {
     /// A DirectoryKey, signed.
@@ -179,6 +230,10 @@ pub struct TrustSet {
     /// A Freshness, signed; absent where there is none.
     #[prost(message, optional, tag = "3")]
     pub freshness: ::core::option::Option<super::super::kernel::v1::SignedObject>,
+    /// A DelegatedDirectory of each county that lists its own townships, signed, at most 1,000; those absent that the
+    /// other side holds.
+    #[prost(message, repeated, tag = "4")]
+    pub delegated: ::prost::alloc::vec::Vec<super::super::kernel::v1::SignedObject>,
 }
 /// The root key vouches for the key that signs directories. Body of a SignedObject, tag `directory-key`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -446,7 +446,7 @@ pub struct Hello {
     pub takes_proposals: bool,
 }
 /// How new trust is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrustMark {
     /// Version of the directory.
     #[prost(uint64, tag = "1")]
@@ -454,6 +454,9 @@ pub struct TrustMark {
     /// When the freshness was signed; absent where there is none.
     #[prost(message, optional, tag = "2")]
     pub freshness_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The counties' parts of the directory, at most 1,000, each county once.
+    #[prost(message, repeated, tag = "3")]
+    pub delegated: ::prost::alloc::vec::Vec<super::super::directory::v1::DelegatedHead>,
 }
 /// A part of a bundle: a file that carries streams where no line does. A bundle is a sequence of parts, each
 /// after its length in bytes as a varint: the header, then trust, then agreements before the segments under them, segments

@@ -709,11 +709,22 @@ pub enum ErrorReason {
     AgreementSuperseded = 37,
     /// Two copies of a region are at work.
     RegionCloned = 38,
-<<<<<<< HEAD
+    /// The county may not list townships of its own.
+    NotDelegated = 40,
+    /// Another county lists one of these townships.
+    TownshipTaken = 41,
     /// What was shown of the record lies beyond the cut of a revoked region.
     RecordQuarantined = 45,
     /// Nothing of the record is quarantined that could be shown.
     NotQuarantined = 46,
+    /// There is no such proposal here.
+    ProposalUnknown = 50,
+    /// The proposal was declined here.
+    ProposalDeclined = 51,
+    /// No more proposals are kept here: in all, of this agreement, or of whoever has signed it.
+    ProposalsFull = 52,
+    /// The proposal is too old to be signed.
+    ProposalExpired = 53,
     /// A region answers Fetch alone; for the rest ask a gateway.
     NotAGateway = 55,
     /// No gateway shows what the origin of a stream has written.
@@ -724,16 +735,6 @@ pub enum ErrorReason {
     TransferNotGranted = 59,
     /// The offer was accepted, returned or recalled.
     OfferDecided = 60,
-=======
-    /// There is no such proposal here.
-    ProposalUnknown = 50,
-    /// The proposal was declined here.
-    ProposalDeclined = 51,
-    /// No more proposals are kept here: in all, of this agreement, or of whoever has signed it.
-    ProposalsFull = 52,
-    /// The proposal is too old to be signed.
-    ProposalExpired = 53,
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -781,20 +782,19 @@ impl ErrorReason {
             Self::AgreementForked => "ERROR_REASON_AGREEMENT_FORKED",
             Self::AgreementSuperseded => "ERROR_REASON_AGREEMENT_SUPERSEDED",
             Self::RegionCloned => "ERROR_REASON_REGION_CLONED",
-<<<<<<< HEAD
+            Self::NotDelegated => "ERROR_REASON_NOT_DELEGATED",
+            Self::TownshipTaken => "ERROR_REASON_TOWNSHIP_TAKEN",
             Self::RecordQuarantined => "ERROR_REASON_RECORD_QUARANTINED",
             Self::NotQuarantined => "ERROR_REASON_NOT_QUARANTINED",
+            Self::ProposalUnknown => "ERROR_REASON_PROPOSAL_UNKNOWN",
+            Self::ProposalDeclined => "ERROR_REASON_PROPOSAL_DECLINED",
+            Self::ProposalsFull => "ERROR_REASON_PROPOSALS_FULL",
+            Self::ProposalExpired => "ERROR_REASON_PROPOSAL_EXPIRED",
             Self::NotAGateway => "ERROR_REASON_NOT_A_GATEWAY",
             Self::HeldBack => "ERROR_REASON_HELD_BACK",
             Self::RecordOffered => "ERROR_REASON_RECORD_OFFERED",
             Self::TransferNotGranted => "ERROR_REASON_TRANSFER_NOT_GRANTED",
             Self::OfferDecided => "ERROR_REASON_OFFER_DECIDED",
-=======
-            Self::ProposalUnknown => "ERROR_REASON_PROPOSAL_UNKNOWN",
-            Self::ProposalDeclined => "ERROR_REASON_PROPOSAL_DECLINED",
-            Self::ProposalsFull => "ERROR_REASON_PROPOSALS_FULL",
-            Self::ProposalExpired => "ERROR_REASON_PROPOSAL_EXPIRED",
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -839,20 +839,19 @@ impl ErrorReason {
             "ERROR_REASON_AGREEMENT_FORKED" => Some(Self::AgreementForked),
             "ERROR_REASON_AGREEMENT_SUPERSEDED" => Some(Self::AgreementSuperseded),
             "ERROR_REASON_REGION_CLONED" => Some(Self::RegionCloned),
-<<<<<<< HEAD
+            "ERROR_REASON_NOT_DELEGATED" => Some(Self::NotDelegated),
+            "ERROR_REASON_TOWNSHIP_TAKEN" => Some(Self::TownshipTaken),
             "ERROR_REASON_RECORD_QUARANTINED" => Some(Self::RecordQuarantined),
             "ERROR_REASON_NOT_QUARANTINED" => Some(Self::NotQuarantined),
+            "ERROR_REASON_PROPOSAL_UNKNOWN" => Some(Self::ProposalUnknown),
+            "ERROR_REASON_PROPOSAL_DECLINED" => Some(Self::ProposalDeclined),
+            "ERROR_REASON_PROPOSALS_FULL" => Some(Self::ProposalsFull),
+            "ERROR_REASON_PROPOSAL_EXPIRED" => Some(Self::ProposalExpired),
             "ERROR_REASON_NOT_A_GATEWAY" => Some(Self::NotAGateway),
             "ERROR_REASON_HELD_BACK" => Some(Self::HeldBack),
             "ERROR_REASON_RECORD_OFFERED" => Some(Self::RecordOffered),
             "ERROR_REASON_TRANSFER_NOT_GRANTED" => Some(Self::TransferNotGranted),
             "ERROR_REASON_OFFER_DECIDED" => Some(Self::OfferDecided),
-=======
-            "ERROR_REASON_PROPOSAL_UNKNOWN" => Some(Self::ProposalUnknown),
-            "ERROR_REASON_PROPOSAL_DECLINED" => Some(Self::ProposalDeclined),
-            "ERROR_REASON_PROPOSALS_FULL" => Some(Self::ProposalsFull),
-            "ERROR_REASON_PROPOSAL_EXPIRED" => Some(Self::ProposalExpired),
->>>>>>> 1b84a1f (agreements: propose and sign over the wire)
             _ => None,
         }
     }

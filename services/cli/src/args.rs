@@ -3,6 +3,7 @@
 mod agreement;
 mod authority;
 mod quarantine;
+mod townships;
 mod transfer;
 
 use anyhow::{Context as _, Result};
@@ -224,6 +225,8 @@ enum RegionWord {
         #[arg(long)]
         authority: PathBuf,
     },
+    /// Signs the next list of a county's own townships, where the authority lets it list them
+    Publish(townships::Publish),
     /// Goes on in a new epoch, once a copy was put in the place of the store: its own numbers are taken
     Restore {
         /// The data folder; its server must be stopped
@@ -412,6 +415,7 @@ fn write_card(
             .map(|gateway| (gateway.gateway_id.clone(), gateway))
             .collect(),
         freshness_key: None,
+        delegations: Default::default(),
     };
     write(path, &proto::convert::directory::encode(&card))
 }
@@ -446,6 +450,7 @@ async fn region(word: RegionWord) -> Result<()> {
             write_card(&init.card, init.linkage, vec![made], Vec::new())
         }
         RegionWord::Trust { data, authority } => linkage::install_trust(&authority, &data),
+        RegionWord::Publish(words) => townships::publish(words).await,
         RegionWord::Restore { data, region } => {
             let now = SystemClock.now();
             let (left, epoch) =

@@ -8,7 +8,7 @@
 use crate::linkage::fixed;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
-use domain::directory::{Directory, Gateway, Region};
+use domain::directory::{Directory, Gateway, Region, RegionLevel};
 use domain::freshness::{AgreementHead, Cut, Freshness, Member, Revocation};
 use domain::kernel::{Entropy, LinkageId, RegionId, Timestamp};
 use prost::Message as _;
@@ -23,7 +23,7 @@ use runtime::identity::Identity;
 use runtime::tls::{Anchor, ClientTls};
 use runtime::trust_folder::{ROOT_FILE, SIGNED_FILE, TrustFolder};
 use seal::key::{SigningKey, key_fingerprint, sha256};
-use seal::trust::Trust;
+use seal::trust::{SET_BYTES_MAX, Trust};
 use seal::{signed, tag, trust};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,8 +32,6 @@ use std::time::Duration;
 
 /// Days the directory key is good for.
 const DIRECTORY_KEY_DAYS: i64 = 90;
-/// Most that is published: it must fit into one frame of a link, which is 1 MiB.
-const SET_BYTES_MAX: usize = 1_000_000;
 /// Longest wait for a gateway that is shown what is new.
 const SHOW_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -69,6 +67,7 @@ pub fn init(
         regions: Default::default(),
         gateways: Default::default(),
         freshness_key: None,
+        delegations: Default::default(),
     };
     let freshness = Freshness {
         linkage_id: linkage.clone(),
@@ -77,9 +76,11 @@ pub fn init(
         directory_sha256: [0; 32],
         revocations: Vec::new(),
         agreements: Default::default(),
+        delegated: Default::default(),
     };
-    let key = new_keys(dir, linkage, now, entropy)?;
-    sign(dir, key, empty, freshness, now)?;
+    let directory_key = Some(new_keys(dir, linkage, now, entropy)?);
+    let set = pb::TrustSet { directory_key, ..pb::TrustSet::default() };
+    sign(dir, set, empty, freshness, now)?;
     Authority::open(dir, now)
 }
 
@@ -107,7 +108,7 @@ fn new_keys(
 /// Signs the next directory, and the word that it is the newest.
 fn sign(
     dir: &Path,
-    directory_key: SignedObject,
+    set: pb::TrustSet,
     directory: Directory,
     freshness: Freshness,
     now: Timestamp,
@@ -123,36 +124,33 @@ fn sign(
         directory_sha256: sha256(&body),
         ..freshness
     };
-    let object = signed::sign(tag::DIRECTORY, body, trust::AUTHORITY, &key);
-    say(dir, (directory_key, object), freshness, now)
+    let directory = Some(signed::sign(tag::DIRECTORY, body, trust::AUTHORITY, &key));
+    say(dir, pb::TrustSet { directory, ..set }, freshness, now)
 }
 
 /// Says what is newest.
-fn say(
-    dir: &Path,
-    (directory_key, directory): (SignedObject, SignedObject),
-    freshness: Freshness,
-    now: Timestamp,
-) -> Result<()> {
+fn say(dir: &Path, set: pb::TrustSet, freshness: Freshness, now: Timestamp) -> Result<()> {
     let key = SigningKey::from_seed(&fixed(&dir.join(FRESHNESS_KEY))?);
     // Each word is later than the one before, or nobody would take it.
     let created_at = now.max(Timestamp::from_micros(freshness.created_at.micros() + 1));
     let freshness = Freshness { created_at, ..freshness };
     let body = convert::freshness::encode(&freshness);
     convert::freshness::decode(&body).context("there is more to say than one word can hold")?;
-    let freshness = signed::sign(tag::FRESHNESS, body, trust::AUTHORITY, &key);
-    let set = pb::TrustSet {
-        directory_key: Some(directory_key),
-        directory: Some(directory),
-        freshness: Some(freshness),
-    };
+    let freshness = Some(signed::sign(tag::FRESHNESS, body, trust::AUTHORITY, &key));
+    let set = pb::TrustSet { freshness, ..set };
     let size = set.encoded_len();
     ensure!(size <= SET_BYTES_MAX, "{size} bytes are more than a link carries, {SET_BYTES_MAX}");
-    // What would not be believed is not published: a linkage must not be shut out by its authority.
-    let root = fixed(&dir.join("trust").join(ROOT_FILE))?;
-    Trust::read(&root, set.clone()).context("what is signed here would not be believed")?;
-    write_atomic(&dir.join("trust").join(SIGNED_FILE), &set.encode_to_vec(), SHARED)?;
+    // What would not be believed is not published: a linkage must not be shut out by its authority. Nor is a part
+    // of a county that is revoked, or lists more than it may now.
+    let (trust, _) =
+        Trust::read(&root(dir)?, set).context("what is signed here would not be believed")?;
+    let published = trust.signed().encode_to_vec();
+    write_atomic(&dir.join("trust").join(SIGNED_FILE), &published, SHARED)?;
     Ok(())
+}
+
+fn root(dir: &Path) -> Result<[u8; 32]> {
+    fixed(&dir.join("trust").join(ROOT_FILE))
 }
 
 impl Authority {
@@ -180,13 +178,49 @@ impl Authority {
         gateways: Vec<Gateway>,
         now: Timestamp,
     ) -> Result<Self> {
-        let mut directory = self.trust.directory.clone();
+        let mut directory = self.trust.authority_directory()?;
         let region = |region: Region| (region.region_id.clone(), region);
         let gateway = |gateway: Gateway| (gateway.gateway_id.clone(), gateway);
         directory.regions.extend(regions.into_iter().map(region));
         directory.gateways.extend(gateways.into_iter().map(gateway));
-        let (key, _) = self.signed()?;
-        sign(&self.dir, key, directory, self.freshness()?, now)?;
+        self.sign(directory, now)
+    }
+
+    /// Lets a county list so many townships of its own; none takes the right away.
+    ///
+    /// # Errors
+    /// When it is no county of the directory, the directory key is not here, or the disk refuses.
+    pub fn delegate(self, county: &RegionId, regions_max: u32, now: Timestamp) -> Result<Self> {
+        let mut directory = self.trust.authority_directory()?;
+        let listed = directory.regions.get(county);
+        let is_county = listed.is_some_and(|region| region.level == RegionLevel::County);
+        ensure!(is_county, "{county} is no county of the directory");
+        if regions_max == 0 {
+            directory.delegations.remove(county);
+        } else {
+            directory.delegations.insert(county.clone(), regions_max);
+        }
+        self.sign(directory, now)
+    }
+
+    /// Takes note of a county's list of its townships: from now on no older one is believed, nor another text of
+    /// its version.
+    ///
+    /// # Errors
+    /// When it is not believed, a newer one is known, or the disk refuses.
+    pub fn note_townships(self, object: SignedObject, now: Timestamp) -> Result<Self> {
+        let body = object.body.clone();
+        let shown = pb::TrustSet { delegated: vec![object], ..pb::TrustSet::default() };
+        let (newer, refused) = self.trust.offered(&root(&self.dir)?, shown, now)?;
+        if let Some(error) = refused.into_iter().next() {
+            return Err(error.into());
+        }
+        let trust = newer.unwrap_or_else(|| self.trust.as_ref().clone());
+        let known = trust.signed().delegated.iter().any(|part| part.body == body);
+        ensure!(known, "a newer list of these townships is known already");
+        let mut freshness = self.freshness()?;
+        freshness.delegated.extend(trust.delegated());
+        say(&self.dir, trust.signed().clone(), freshness, now)?;
         Self::open(&self.dir, now)
     }
 
@@ -195,9 +229,10 @@ impl Authority {
     /// # Errors
     /// When the root key is not here, or the disk refuses.
     pub fn rotate(self, now: Timestamp, entropy: &dyn Entropy) -> Result<Self> {
-        let directory = self.trust.directory.clone();
-        let key = new_keys(&self.dir, &directory.linkage_id, now, entropy)?;
-        sign(&self.dir, key, directory, self.freshness()?, now)?;
+        let directory = self.trust.authority_directory()?;
+        let directory_key = Some(new_keys(&self.dir, &directory.linkage_id, now, entropy)?);
+        let set = pb::TrustSet { directory_key, ..self.trust.signed().clone() };
+        sign(&self.dir, set, directory, self.freshness()?, now)?;
         Self::open(&self.dir, now)
     }
 
@@ -278,34 +313,31 @@ impl Authority {
         self.say(freshness, now)
     }
 
+    fn sign(self, directory: Directory, now: Timestamp) -> Result<Self> {
+        sign(&self.dir, self.trust.signed().clone(), directory, self.freshness()?, now)?;
+        Self::open(&self.dir, now)
+    }
+
     fn say(self, freshness: Freshness, now: Timestamp) -> Result<Self> {
-        say(&self.dir, self.signed()?, freshness, now)?;
+        say(&self.dir, self.trust.signed().clone(), freshness, now)?;
         Self::open(&self.dir, now)
     }
 
     fn freshness(&self) -> Result<Freshness> {
         self.trust.freshness.clone().context("this authority has never said what is newest")
     }
+}
 
-    fn signed(&self) -> Result<(SignedObject, SignedObject)> {
-        let pb::TrustSet { directory_key, directory, freshness: _ } = self.trust.signed().clone();
-        directory_key.zip(directory).context("this authority has signed no directory")
-    }
-
-    /// Shows a gateway what is newest; from there it reaches every region.
-    ///
-    /// # Errors
-    /// When it cannot be reached or does not believe it.
-    pub async fn show(&self, gateway: &Gateway) -> Result<()> {
-        let linkage = &self.trust.directory.linkage_id;
-        let identity = Identity::Gateway(gateway.gateway_id.clone());
-        let anchor = Anchor::Certificate(&gateway.authority_certificate);
-        let tls = ClientTls::new(linkage, identity, anchor, None)?;
-        let mut service =
-            ExchangeServiceClient::new(channel(&gateway.endpoint, tls, Limits::PEER)?);
-        let trust = Some(self.trust.signed().clone());
-        let shown = service.refresh(RefreshRequest { trust });
-        tokio::time::timeout(SHOW_TIMEOUT, shown).await.context("it does not answer")??;
-        Ok(())
-    }
+/// Shows a gateway what is newest; from there it reaches every region.
+///
+/// # Errors
+/// When it cannot be reached or does not believe it.
+pub async fn show(linkage: &LinkageId, set: pb::TrustSet, gateway: &Gateway) -> Result<()> {
+    let identity = Identity::Gateway(gateway.gateway_id.clone());
+    let anchor = Anchor::Certificate(&gateway.authority_certificate);
+    let tls = ClientTls::new(linkage, identity, anchor, None)?;
+    let mut service = ExchangeServiceClient::new(channel(&gateway.endpoint, tls, Limits::PEER)?);
+    let shown = service.refresh(RefreshRequest { trust: Some(set) });
+    tokio::time::timeout(SHOW_TIMEOUT, shown).await.context("it does not answer")??;
+    Ok(())
 }

@@ -2,13 +2,17 @@
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use domain::agreement::{Agreement, AgreementForm, Clause, Force, Party};
-use domain::directory::{Directory, DivisionCode, Gateway, Region, RegionLevel};
+use domain::directory::{
+    DelegatedDirectory, Directory, DivisionCode, Gateway, Region, RegionLevel,
+};
 use domain::kernel::{
     AgreementId, Entropy, Epoch, GatewayId, LinkageId, Purpose, RegionId, Role, Timestamp,
 };
 use domain::outline::Outline;
 use exchange::epoch::Leaving;
+use prost::Message as _;
 use proto::convert;
+use proto::directory::v1::TrustSet;
 use proto::kernel::v1::SignedObject;
 use runtime::data_dir::{DataDir, PRIVATE, SHARED, write_atomic};
 use runtime::identity::Owner;
@@ -19,6 +23,7 @@ use seal::{signed, tag, trust};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use storage::region::{EnrolmentCode, Store};
 
 /// Days an authority of a region or gateway is good for.
@@ -104,6 +109,70 @@ pub async fn init_region(
         endpoint: spec.endpoint,
         outline: spec.outline,
     })
+}
+
+/// What shall be different in a county's list of its townships.
+#[derive(Clone, Debug, Default)]
+pub struct Townships {
+    /// Put in or replaced.
+    pub put: Vec<Region>,
+    /// Left out.
+    pub remove: Vec<RegionId>,
+    /// Whether the list before does not count.
+    pub anew: bool,
+}
+
+/// Signs the next list of a county's townships and puts it into its trust folder, where a server that runs takes it
+/// up by itself; gives it, and what is believed with it.
+///
+/// # Errors
+/// When the authority does not let the county list them, or the list before is not here.
+pub fn list_townships(
+    data: &Path,
+    county: &RegionId,
+    change: Townships,
+    now: Timestamp,
+) -> Result<(SignedObject, Arc<trust::Trust>)> {
+    let mut folder = TrustFolder::open(data, now, trust::believe)?;
+    let held = Arc::clone(folder.held());
+    let Townships { put, remove, anew } = change;
+    let before = held.delegated_directory(county);
+    let named = held.freshness.as_ref().and_then(|freshness| freshness.delegated.get(county));
+    let newest = before.as_ref().map(|part| part.version).max(named.map(|head| head.version));
+    let whole = before.is_some() || named.is_none();
+    ensure!(
+        whole || anew,
+        "the list of {county} before, which the authority has seen, is not believed here: take the authority's \
+         trust, or say --anew and give the cards of all townships"
+    );
+    let mut regions = before.filter(|_| !anew).map(|part| part.regions).unwrap_or_default();
+    for region in put {
+        let id = region.region_id.clone();
+        let listed = held.authority_directory()?.regions.contains_key(&id);
+        ensure!(!listed, "the authority lists {id} itself");
+        regions.insert(id, region);
+    }
+    for region in remove {
+        ensure!(regions.remove(&region).is_some(), "{region} is not on the list of {county}");
+    }
+    let part = DelegatedDirectory {
+        linkage_id: held.directory.linkage_id.clone(),
+        superior: county.clone(),
+        version: newest.unwrap_or(0).saturating_add(1),
+        created_at: now,
+        regions,
+    };
+    let body = convert::directory::encode_delegated(&part);
+    convert::directory::decode_delegated(&body).context("this cannot be listed")?;
+    let seed = fixed(&region::folder::region_dir(data, county).join("signing.key"))?;
+    let key = SigningKey::from_seed(&seed);
+    let object = signed::sign(tag::DELEGATED_DIRECTORY, body, county.as_str(), &key);
+    let shown = TrustSet { delegated: vec![object.clone()], ..TrustSet::default() };
+    let looked = folder.offer(&shown.encode_to_vec(), now);
+    match looked.refused.into_iter().next() {
+        Some(error) => Err(error).context("the list is not believed"),
+        None => Ok((object, Arc::clone(folder.held()))),
+    }
 }
 
 /// Has a region go on in a new epoch, because its store was restored from a copy; gives the one it was in and the new

@@ -91,6 +91,23 @@ pub struct Directory {
     pub gateways: BTreeMap<GatewayId, Gateway>,
     /// Ed25519 key that signs freshness.
     pub freshness_key: Option<[u8; 32]>,
+    /// Counties that list their own townships, and how many each may list.
+    pub delegations: BTreeMap<RegionId, u32>,
+}
+
+/// The townships of one county, as the county signed them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DelegatedDirectory {
+    /// The linkage.
+    pub linkage_id: LinkageId,
+    /// The county, the superior of each of the regions.
+    pub superior: RegionId,
+    /// Raised by one with each issue.
+    pub version: u64,
+    /// When it was signed.
+    pub created_at: Timestamp,
+    /// Its townships, by id.
+    pub regions: BTreeMap<RegionId, Region>,
 }
 
 impl Directory {

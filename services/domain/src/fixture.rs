@@ -259,5 +259,6 @@ pub(crate) fn directory() -> Directory {
         regions: regions.into(),
         gateways: BTreeMap::new(),
         freshness_key: None,
+        delegations: Default::default(),
     }
 }

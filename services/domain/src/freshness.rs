@@ -43,6 +43,15 @@ pub struct AgreementHead {
     pub sha256: [u8; 32],
 }
 
+/// A version of a county's part of the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DelegatedHead {
+    /// Its number.
+    pub version: u64,
+    /// SHA-256 of what the county signed.
+    pub sha256: [u8; 32],
+}
+
 /// What is newest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freshness {
@@ -58,6 +67,8 @@ pub struct Freshness {
     pub revocations: Vec<Revocation>,
     /// The newest version of each agreement that the authority was shown.
     pub agreements: BTreeMap<AgreementId, AgreementHead>,
+    /// The newest part of each county that the authority was shown.
+    pub delegated: BTreeMap<RegionId, DelegatedHead>,
 }
 
 impl Freshness {
@@ -79,27 +90,43 @@ impl Freshness {
 }
 
 /// How new what somebody holds is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustMark {
     /// Version of the directory; 0 for none.
     pub directory_version: u64,
     /// When the freshness was signed.
     pub freshness_at: Option<Timestamp>,
+    /// The part of each county.
+    pub delegated: BTreeMap<RegionId, DelegatedHead>,
 }
 
 impl TrustMark {
     /// What either holds that is newer.
     #[must_use]
-    pub fn newest(self, other: Self) -> Self {
-        Self {
-            directory_version: self.directory_version.max(other.directory_version),
-            freshness_at: self.freshness_at.max(other.freshness_at),
+    pub fn newest(mut self, other: Self) -> Self {
+        self.directory_version = self.directory_version.max(other.directory_version);
+        self.freshness_at = self.freshness_at.max(other.freshness_at);
+        for (county, head) in other.delegated {
+            let held = self.delegated.entry(county).or_insert(head);
+            if head.version >= held.version {
+                *held = head;
+            }
         }
+        self
     }
 
-    /// Whether something of this is newer than what the other holds.
-    pub fn exceeds(self, other: Self) -> bool {
-        self.directory_version > other.directory_version || self.freshness_at > other.freshness_at
+    /// Whether something of this is newer than what the other holds, or another text of it.
+    pub fn exceeds(&self, other: &Self) -> bool {
+        let mut parts = self.delegated.iter();
+        self.directory_version > other.directory_version
+            || self.freshness_at > other.freshness_at
+            || parts.any(|(county, head)| other.lacks(county, head))
+    }
+
+    /// Whether a county's part is newer than the one held, or another text of its version: two texts are found out
+    /// when they meet.
+    pub fn lacks(&self, county: &RegionId, head: &DelegatedHead) -> bool {
+        self.delegated.get(county).is_none_or(|held| head.version >= held.version && head != held)
     }
 }
 
@@ -122,6 +149,7 @@ mod tests {
                 cut: Some(Cut::new()),
             }],
             agreements: BTreeMap::new(),
+            delegated: BTreeMap::new(),
         };
         assert!(freshness.revokes(&region("xianfeng"), &[1; 32]));
         assert!(!freshness.revokes(&region("xianfeng"), &[2; 32]));
@@ -137,11 +165,27 @@ mod tests {
         let mark = |directory_version, at: Option<i64>| TrustMark {
             directory_version,
             freshness_at: at.map(Timestamp::from_micros),
+            delegated: BTreeMap::new(),
         };
-        assert!(mark(2, None).exceeds(mark(1, Some(9))));
-        assert!(mark(1, Some(2)).exceeds(mark(1, Some(1))));
-        assert!(mark(1, Some(1)).exceeds(TrustMark::default()));
-        assert!(!mark(1, Some(1)).exceeds(mark(1, Some(1))));
-        assert!(!mark(1, None).exceeds(mark(1, Some(1))));
+        assert!(mark(2, None).exceeds(&mark(1, Some(9))));
+        assert!(mark(1, Some(2)).exceeds(&mark(1, Some(1))));
+        assert!(mark(1, Some(1)).exceeds(&TrustMark::default()));
+        assert!(!mark(1, Some(1)).exceeds(&mark(1, Some(1))));
+        assert!(!mark(1, None).exceeds(&mark(1, Some(1))));
+        let with = |county: &str, version, sha256| {
+            let head = DelegatedHead { version, sha256: [sha256; 32] };
+            let delegated = [(county.parse().unwrap(), head)].into();
+            TrustMark { delegated, ..mark(1, Some(1)) }
+        };
+        assert!(with("qianjiang", 1, 1).exceeds(&mark(1, Some(1))));
+        assert!(with("qianjiang", 2, 2).exceeds(&with("qianjiang", 1, 1)));
+        assert!(!with("qianjiang", 1, 1).exceeds(&with("qianjiang", 2, 2)));
+        assert!(!with("qianjiang", 1, 1).exceeds(&with("qianjiang", 1, 1)));
+        // Two texts of one version must meet.
+        assert!(with("qianjiang", 1, 1).exceeds(&with("qianjiang", 1, 2)));
+        assert!(with("qianjiang", 1, 1).exceeds(&with("xianfeng", 1, 1)));
+        let both = with("qianjiang", 1, 1).newest(with("qianjiang", 2, 2));
+        assert_eq!(both, with("qianjiang", 2, 2));
+        assert_eq!(both.clone().newest(with("qianjiang", 1, 1)), both);
     }
 }

@@ -10,6 +10,7 @@ use crate::receive::Outcome;
 use bytes::Bytes;
 use domain::kernel::{Reason, RegionId};
 use domain::stream::{Position, StreamId};
+use prost::Message as _;
 use proto::convert::kernel::encode_time;
 use proto::directory::v1::TrustSet;
 use proto::exchange::v1::{BundleEnd, BundleHeader, BundlePart, bundle_part::Part};
@@ -22,7 +23,7 @@ use storage::region::StreamRow;
 
 /// Format of a bundle.
 const FORMAT: u32 = 1;
-/// Bytes of a directory that goes along.
+/// Bytes of a directory that goes along, with what counties list.
 const DIRECTORY_BYTES_MAX: usize = 512 * 1024;
 /// Refusals that are told.
 const REFUSALS_MAX: usize = 100;
@@ -143,12 +144,21 @@ impl<'a> Export<'a> {
     }
 }
 
-/// What the authority signed, without a directory that would not fit beside it.
+/// What the authority and its counties signed, without a directory that would not fit beside it, nor what of it
+/// counties list where that would not.
 fn carried(book: &Book) -> TrustSet {
-    let whole = book.trust.signed().clone();
-    let size = whole.directory.as_ref().map_or(0, |directory| directory.body.len());
-    let directory = whole.directory.filter(|_| size <= DIRECTORY_BYTES_MAX);
-    TrustSet { directory, ..whole }
+    let mut whole = book.trust.signed().clone();
+    let mut room = DIRECTORY_BYTES_MAX;
+    let mut fits = |object: &SignedObject| match room.checked_sub(object.encoded_len()) {
+        Some(left) => {
+            room = left;
+            true
+        }
+        None => false,
+    };
+    whole.directory = whole.directory.filter(&mut fits);
+    whole.delegated.retain(&mut fits);
+    whole
 }
 
 /// Why a bundle is not taken at all.

@@ -104,6 +104,7 @@ pub(crate) fn book(region: &str) -> Book {
             regions: listed.into_iter().collect(),
             gateways: Default::default(),
             freshness_key: None,
+            delegations: Default::default(),
         })),
         agreements: [(key, signed)].into_iter().collect(),
     }

@@ -112,7 +112,7 @@ impl<'a> Session<'a> {
     /// What is said first: agreements, receipts, credit; then what the gateway lacks.
     pub(crate) fn open(&mut self, welcome: Welcome, stored: Vec<(StreamId, Position)>) {
         self.gateway_knows = decode_mark(welcome.trust);
-        self.gateway_holds = self.gateway_knows;
+        self.gateway_holds = self.gateway_knows.clone();
         self.tell_trust(&self.link.home.book.trust);
         for signed in self.link.home.book.agreements.values() {
             self.control.push_back(link_request::Frame::Agreement(signed.signed.clone()));
@@ -213,9 +213,9 @@ impl<'a> Session<'a> {
     /// Shows the gateway what the authority has signed, where that is newer than what it knows.
     fn tell_trust(&mut self, trust: &Trust) {
         let mark = trust.mark();
-        if mark.exceeds(self.gateway_knows) {
+        if mark.exceeds(&self.gateway_knows) {
             // Told is not taken: the directory is left out only where the gateway has shown that it holds it.
-            let set = trust.signed_beyond(self.gateway_holds);
+            let set = trust.signed_beyond(&self.gateway_holds);
             self.control.push_back(link_request::Frame::Trust(set));
             self.gateway_knows = mark;
         }
@@ -414,8 +414,8 @@ impl<'a> Session<'a> {
             }
             Frame::Trust(set) => {
                 let shown = seal::trust::shown_mark(&set);
-                self.gateway_holds = self.gateway_holds.newest(shown);
-                self.gateway_knows = self.gateway_knows.newest(shown);
+                self.gateway_holds = std::mem::take(&mut self.gateway_holds).newest(shown.clone());
+                self.gateway_knows = std::mem::take(&mut self.gateway_knows).newest(shown);
                 self.offer(News::Trust(set));
             }
             Frame::Replaced(replaced) => self.replaced(replaced)?,

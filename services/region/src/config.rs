@@ -303,6 +303,7 @@ mod tests {
             regions: BTreeMap::new(),
             gateways: ids.iter().map(listed).collect(),
             freshness_key: None,
+            delegations: Default::default(),
         });
         let key_sha256 = seal::key::sha256(revoked.as_bytes());
         let member = Member::Gateway(id(revoked));
@@ -313,6 +314,7 @@ mod tests {
             directory_sha256: [0; 32],
             revocations: vec![Revocation { member, key_sha256, revoked_at: NOW, cut: None }],
             agreements: BTreeMap::new(),
+            delegated: BTreeMap::new(),
         });
         trust
     }

@@ -18,7 +18,7 @@ use runtime::identity::{Identity, Owner};
 use runtime::pki::{Authority, RevocationList, Validity};
 use runtime::renewal::{CERTIFICATE_DAYS, Look, Renewal};
 use runtime::tls::{Hosted as HostedKey, Lists, ServerTls, Trust};
-use runtime::trust_folder::TrustFolderError;
+use runtime::trust_folder::{Looked, TrustFolderError};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -181,19 +181,18 @@ impl Own {
     }
 
     fn offered_trust(&mut self, set: &TrustSet) -> Result<(), Reason> {
-        match self.folder.offer(&set.encode_to_vec(), self.clock.now()) {
-            Ok(newer) => {
-                self.renew(newer);
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(error = %ErrorChain(&error), "trust that was shown is not taken");
-                match error {
-                    TrustFolderError::Trust { source, .. } => Err(source.reason()),
-                    _ => Err(Reason::StorageUnavailable),
-                }
-            }
+        let Looked { newer, refused } = self.folder.offer(&set.encode_to_vec(), self.clock.now());
+        self.renew(newer);
+        let mut answer = Ok(());
+        for error in refused {
+            let reason = match &error {
+                TrustFolderError::Trust { source, .. } => source.reason(),
+                _ => Reason::StorageUnavailable,
+            };
+            tracing::error!(error.reason = reason.name(), error = %ErrorChain(&error), "trust that was shown is not taken");
+            answer = answer.and(Err(reason));
         }
+        answer
     }
 
     fn offered_agreement(
@@ -294,10 +293,10 @@ impl Own {
                 }
             };
             let Some(look) = look else { return };
-            let newer = self.folder.look(self.clock.now()).unwrap_or_else(|error| {
+            let Looked { newer, refused } = self.folder.look(self.clock.now());
+            for error in refused {
                 tracing::error!(error = %ErrorChain(&error), "the trust that lies here is not taken");
-                false
-            });
+            }
             self.renew(newer);
             let admitted = match self.admitted().await {
                 Ok(admitted) => admitted,

@@ -2,6 +2,7 @@
 //! brings something newer, a program beside the server or a peer, is believed for its signatures alone, and
 //! nobody leads back to something older. What is believed is for others to say; here it is kept.
 
+use crate::ErrorChain;
 use crate::data_dir::{SHARED, write_atomic};
 use domain::kernel::Timestamp;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,9 +15,18 @@ pub const ROOT_FILE: &str = "root.pub";
 pub const SIGNED_FILE: &str = "linkage.signed";
 
 /// Looks at what lies in the folder (`None` held) or is shown: gives what is to be believed from now on and as
-/// what it is kept, where that is newer than what is held.
+/// what it is kept, where that is newer than what is held, and what of it is passed over.
 pub type Believe<T, E> =
-    fn(&[u8; 32], Option<&T>, &[u8], Timestamp) -> Result<Option<(T, Vec<u8>)>, E>;
+    fn(&[u8; 32], Option<&T>, &[u8], Timestamp) -> Result<(Option<(T, Vec<u8>)>, Vec<E>), E>;
+
+/// What became of what lay there or was shown.
+#[derive(Debug)]
+pub struct Looked<E: std::error::Error + 'static> {
+    /// Whether something of it is newer, and counts from now on.
+    pub newer: bool,
+    /// What is not believed of it, or cannot be read or kept.
+    pub refused: Vec<TrustFolderError<E>>,
+}
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +91,12 @@ impl<T, E: std::error::Error + 'static> TrustFolder<T, E> {
         let (path, signed) = (trust.join(ROOT_FILE), trust.join(SIGNED_FILE));
         let root = read(&path)?.try_into().map_err(|_| TrustFolderError::Damaged { path })?;
         let seen = stamp(&signed);
-        let held = believe(&root, None, &read(&signed)?, now)
+        let (held, refused) = believe(&root, None, &read(&signed)?, now)
             .map_err(|source| TrustFolderError::Trust { path: signed.clone(), source })?;
+        for error in refused {
+            let path = signed.display();
+            tracing::warn!(%path, error = %ErrorChain(&error), "a part of the trust is passed over");
+        }
         let (held, _) = held.ok_or(TrustFolderError::Damaged { path: signed.clone() })?;
         Ok(Self { signed, root, held: held.into(), believe, seen })
     }
@@ -94,39 +108,46 @@ impl<T, E: std::error::Error + 'static> TrustFolder<T, E> {
 
     /// Looks whether a program beside has put something newer there; tells whether it has. What it has put
     /// there that is not is said once, and left lying.
-    ///
-    /// # Errors
-    /// When what lies there now cannot be read or is not believed.
-    pub fn look(&mut self, now: Timestamp) -> Result<bool, TrustFolderError<E>> {
+    pub fn look(&mut self, now: Timestamp) -> Looked<E> {
         let found = stamp(&self.signed);
         if found == self.seen {
-            return Ok(false);
+            return Looked { newer: false, refused: Vec::new() };
         }
         self.seen = found;
-        let newer = self.newer(&read(&self.signed)?, now)?;
-        Ok(newer.map(|(newer, _)| self.held = newer.into()).is_some())
+        match read(&self.signed) {
+            Ok(bytes) => self.take(&bytes, true, now),
+            Err(error) => Looked { newer: false, refused: vec![error] },
+        }
     }
 
-    /// Takes what somebody shows, when it is newer; tells whether it was. It is on disk before it counts.
-    ///
-    /// # Errors
-    /// When it is not believed or cannot be kept.
-    pub fn offer(&mut self, shown: &[u8], now: Timestamp) -> Result<bool, TrustFolderError<E>> {
-        let Some((newer, kept)) = self.newer(shown, now)? else { return Ok(false) };
-        write_atomic(&self.signed, &kept, SHARED)
-            .map_err(|source| TrustFolderError::Write { path: self.signed.clone(), source })?;
-        self.seen = stamp(&self.signed);
+    /// Takes what somebody shows, as far as it is newer; tells whether it was. It is on disk before it counts.
+    pub fn offer(&mut self, shown: &[u8], now: Timestamp) -> Looked<E> {
+        self.take(shown, false, now)
+    }
+
+    /// Takes what is shown, or lies in the file.
+    fn take(&mut self, shown: &[u8], lies: bool, now: Timestamp) -> Looked<E> {
+        let refusal = |source| TrustFolderError::Trust { path: self.signed.clone(), source };
+        let (newer, refused) = match (self.believe)(&self.root, Some(&self.held), shown, now) {
+            Ok((newer, refused)) => (newer, refused.into_iter().map(refusal).collect()),
+            Err(source) => (None, vec![refusal(source)]),
+        };
+        let mut looked = Looked { newer: false, refused };
+        let Some((newer, kept)) = newer else { return looked };
+        // What lies there may be newer in one part and older in another: then the newest of both is put there.
+        if !lies || kept != shown {
+            if let Err(source) = write_atomic(&self.signed, &kept, SHARED) {
+                let path = self.signed.clone();
+                looked.refused.push(TrustFolderError::Write { path, source });
+                if !lies {
+                    return looked;
+                }
+            }
+            self.seen = stamp(&self.signed);
+        }
         self.held = newer.into();
-        Ok(true)
-    }
-
-    fn newer(
-        &self,
-        shown: &[u8],
-        now: Timestamp,
-    ) -> Result<Option<(T, Vec<u8>)>, TrustFolderError<E>> {
-        (self.believe)(&self.root, Some(&self.held), shown, now)
-            .map_err(|source| TrustFolderError::Trust { path: self.signed.clone(), source })
+        looked.newer = true;
+        looked
     }
 }
 

@@ -317,7 +317,7 @@ impl Hello {
                 .collect(),
             gateway_id: self.gateway.as_str().into(),
             software: self.software.clone(),
-            trust: (self.trust != TrustMark::default()).then(|| self.trust.into()),
+            trust: (self.trust != TrustMark::default()).then(|| (&self.trust).into()),
             agreement_sha256s: self
                 .agreements
                 .iter()

@@ -22,6 +22,8 @@ pub const RECEIPT: &[u8] = b"wuling:receipt:v1\0";
 pub const AGREEMENT: &[u8] = b"wuling:agreement:v1\0";
 /// Signed object whose body is `directory.v1.Directory`.
 pub const DIRECTORY: &[u8] = b"wuling:directory:v1\0";
+/// Signed object whose body is `directory.v1.DelegatedDirectory`.
+pub const DELEGATED_DIRECTORY: &[u8] = b"wuling:delegated-directory:v1\0";
 /// Signed object by which the root key vouches for the directory key.
 pub const DIRECTORY_KEY: &[u8] = b"wuling:directory-key:v1\0";
 /// Signed object whose body is `directory.v1.Freshness`.
@@ -50,6 +52,7 @@ mod tests {
             RECEIPT,
             AGREEMENT,
             DIRECTORY,
+            DELEGATED_DIRECTORY,
             DIRECTORY_KEY,
             FRESHNESS,
             OFFER,

@@ -1,5 +1,7 @@
 //! What the linkage is and what was agreed, as far as signatures prove it: root key, directory key,
-//! directory, freshness, agreements.
+//! directory, what counties list of it, freshness, agreements.
+
+mod delegated;
 
 use crate::key::{key_fingerprint, sha256};
 use crate::{signed, tag};
@@ -11,6 +13,9 @@ use prost::Message as _;
 use proto::convert::kernel::decode_time;
 use proto::directory::v1 as pb;
 use proto::kernel::v1::SignedObject;
+use std::collections::BTreeMap;
+
+pub use delegated::{PART_BYTES_MAX, SET_BYTES_MAX};
 
 /// The name under which an authority signs.
 pub const AUTHORITY: &str = "authority";
@@ -68,6 +73,37 @@ pub enum TrustError {
         /// What is wrong.
         source: proto::convert::Violations,
     },
+    /// The authority does not let the county list townships.
+    #[error("the authority does not let {0} list townships")]
+    NotDelegated(RegionId),
+    /// The county was revoked.
+    #[error("{0}, which lists townships, is revoked")]
+    CountyRevoked(RegionId),
+    /// More townships than the authority lets the county list.
+    #[error("{0} lists more townships than the authority lets it")]
+    TownshipsTooMany(RegionId),
+    /// The authority was shown a newer part.
+    #[error("{0} has shown the authority a newer list of its townships than this")]
+    PartOld(RegionId),
+    /// Two parts of one version.
+    #[error("{0} has signed two lists of its townships of one version")]
+    PartForked(RegionId),
+    /// Another county lists one of the townships.
+    #[error("{by} lists {township} already: the authority settles whose it is")]
+    TownshipTaken {
+        /// Listed twice.
+        township: RegionId,
+        /// By whom it was listed before.
+        by: RegionId,
+    },
+    /// There is no room for it.
+    #[error(
+        "a county's list of townships is too large, or there is no room for it beside all others"
+    )]
+    PartTooLarge,
+    /// More parts than counties can have.
+    #[error("there are more parts than counties can have")]
+    PartsTooMany,
     /// A party is not in the directory.
     #[error("party {0} is not in the directory")]
     PartyUnknown(String),
@@ -87,8 +123,14 @@ impl TrustError {
             | Self::OtherLinkage
             | Self::Ahead
             | Self::KeyNotPinned(_) => Reason::SignatureInvalid,
-            Self::NotFresh => Reason::TrustStale,
-            Self::Forked => Reason::TrustForked,
+            Self::Forked | Self::PartForked(_) => Reason::TrustForked,
+            Self::NotFresh | Self::PartOld(_) => Reason::TrustStale,
+            Self::NotDelegated(_) => Reason::NotDelegated,
+            Self::CountyRevoked(_) => Reason::RegionRevoked,
+            Self::TownshipTaken { .. } => Reason::TownshipTaken,
+            Self::TownshipsTooMany(_) | Self::PartTooLarge | Self::PartsTooMany => {
+                Reason::LimitExceeded
+            }
             Self::AgreementForked => Reason::AgreementForked,
             Self::PartyUnknown(_) => Reason::RegionUnknown,
         }
@@ -96,10 +138,11 @@ impl TrustError {
 }
 
 /// A linkage as its authority signed it, verified: the root vouches for the directory key, that for the
-/// directory, that for the key which says every few minutes what is newest.
+/// directory, that for the key which says every few minutes what is newest, and names the counties that list
+/// their own townships.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// Who is in it.
+    /// Who is in it: whom the authority lists, and the townships that its counties list.
     pub directory: Directory,
     /// What is newest; `None` where nobody says so.
     pub freshness: Option<Freshness>,
@@ -108,15 +151,30 @@ pub struct Trust {
     /// When it was made.
     key_created_at: Timestamp,
     directory_sha256: [u8; 32],
+    parts: BTreeMap<RegionId, delegated::Part>,
     signed: pb::TrustSet,
 }
 
+/// What of a set is to be believed from now on, where there is news in it, and what of it is passed over.
+pub type Offered = (Option<Trust>, Vec<TrustError>);
+
 impl Trust {
-    /// Believes what lies together, for the first time.
+    /// Believes what lies together, for the first time; gives also why a county's part was passed over.
     ///
     /// # Errors
     /// When a link of that chain is missing.
-    pub fn read(root_public: &[u8; 32], set: pb::TrustSet) -> Result<Self, TrustError> {
+    pub fn read(
+        root_public: &[u8; 32],
+        mut set: pb::TrustSet,
+    ) -> Result<(Self, Vec<TrustError>), TrustError> {
+        let parts = parts_of(&mut set)?;
+        let (trust, _, refused) =
+            Self::read_authority(root_public, set)?.with_parts(Vec::new(), parts);
+        Ok((trust, refused))
+    }
+
+    /// Believes what the authority has signed.
+    fn read_authority(root_public: &[u8; 32], set: pb::TrustSet) -> Result<Self, TrustError> {
         let key = set.directory_key.as_ref().ok_or(TrustError::Unreadable(KEY))?;
         let body = signed::verify_one(key, tag::DIRECTORY_KEY, AUTHORITY, root_public)
             .map_err(unsigned(KEY))?;
@@ -143,6 +201,7 @@ impl Trust {
             freshness: None,
             key_expires_at: until,
             key_created_at: from,
+            parts: BTreeMap::new(),
             signed: pb::TrustSet::default(),
         };
         if let Some(object) = &set.freshness {
@@ -172,25 +231,48 @@ impl Trust {
     }
 
     /// Looks at what somebody shows, who may leave out what is held here; gives what is to be held from now
-    /// on, where that is newer. What is older is no news: nobody is led back by it.
+    /// on, where something of it is newer, and why a county's part of it was passed over. What is older is no news:
+    /// nobody is led back by it.
     ///
     /// # Errors
-    /// When it is not believed, or the authority has signed two of one version.
+    /// When the authority's part of it is not believed, or the authority has signed two of one version.
     pub fn offered(
+        &self,
+        root_public: &[u8; 32],
+        mut set: pb::TrustSet,
+        now: Timestamp,
+    ) -> Result<Offered, TrustError> {
+        let parts = parts_of(&mut set)?;
+        let newer = self.offered_authority(root_public, set, now)?;
+        if newer.is_none() && parts.is_empty() {
+            return Ok((None, Vec::new()));
+        }
+        let (is_newer, held) = (newer.is_some(), self.signed.delegated.iter().cloned());
+        let base = match newer {
+            Some(newer) => newer,
+            None => Self::read_authority(root_public, self.signed.clone())?,
+        };
+        let (trust, news, refused) = base.with_parts(held, parts);
+        Ok(((is_newer || news).then_some(trust), refused))
+    }
+
+    /// The authority's part of it, where that is newer.
+    fn offered_authority(
         &self,
         root_public: &[u8; 32],
         set: pb::TrustSet,
         now: Timestamp,
     ) -> Result<Option<Self>, TrustError> {
-        let (held, pb::TrustSet { directory_key, directory, freshness }) = (&self.signed, set);
+        let (held, pb::TrustSet { directory_key, directory, freshness, delegated }) =
+            (&self.signed, set);
         // A new directory comes with the key that signed it.
         let directory_key = directory_key.or_else(|| held.directory_key.clone());
         let directory = directory.or_else(|| held.directory.clone());
-        let set = pb::TrustSet { directory_key, directory, freshness };
-        let offered = Self::read(root_public, set)?;
+        let set = pb::TrustSet { directory_key, directory, freshness, delegated };
+        let offered = Self::read_authority(root_public, set)?;
         // Asked of what is new alone: a machine whose clock was set back starts with what it holds.
         let ahead = now.plus_millis(AHEAD_MINUTES * 60_000);
-        if offered.freshness.as_ref().is_some_and(|freshness| freshness.created_at > ahead) {
+        if offered.freshness_at().is_some_and(|at| at > ahead) {
             return Err(TrustError::Ahead);
         }
         if offered.directory.linkage_id != self.directory.linkage_id {
@@ -201,7 +283,7 @@ impl Trust {
             return Err(TrustError::Forked);
         }
         // A directory that is newer than the word on it is not taken without a newer word.
-        let is_fresher = offered.mark().freshness_at > self.mark().freshness_at;
+        let is_fresher = offered.freshness_at() > self.freshness_at();
         let is_newer = theirs >= mine && is_fresher || theirs > mine && self.freshness.is_none();
         // A key that another has replaced signs nothing new, whoever has it now.
         if is_newer && offered.key_created_at < self.key_created_at {
@@ -219,19 +301,27 @@ impl Trust {
             key_created_at: directory.created_at,
             directory,
             freshness: None,
+            parts: BTreeMap::new(),
             signed: pb::TrustSet::default(),
         }
     }
 
     /// How new it is.
     pub fn mark(&self) -> TrustMark {
-        let freshness_at = self.freshness.as_ref().map(|freshness| freshness.created_at);
-        TrustMark { directory_version: self.directory.version, freshness_at }
+        TrustMark {
+            directory_version: self.directory.version,
+            freshness_at: self.freshness_at(),
+            delegated: self.delegated(),
+        }
+    }
+
+    fn freshness_at(&self) -> Option<Timestamp> {
+        self.freshness.as_ref().map(|freshness| freshness.created_at)
     }
 
     /// When the authority last said so.
     pub fn signed_at(&self) -> Timestamp {
-        self.mark().freshness_at.unwrap_or(self.directory.created_at)
+        self.freshness_at().unwrap_or(self.directory.created_at)
     }
 
     /// What it is worth by now.
@@ -244,11 +334,23 @@ impl Trust {
         &self.signed
     }
 
-    /// As it was signed, without a directory that the other side holds.
-    pub fn signed_beyond(&self, mark: TrustMark) -> pb::TrustSet {
+    /// As it was signed, without a directory and parts that the other side holds.
+    pub fn signed_beyond(&self, mark: &TrustMark) -> pb::TrustSet {
         let lacks = mark.directory_version < self.directory.version;
         let directory = lacks.then(|| self.signed.directory.clone()).flatten();
-        pb::TrustSet { directory, ..self.signed.clone() }
+        let parts = self.parts.iter().filter(|(county, part)| mark.lacks(county, &part.head));
+        let delegated = parts.map(|(_, part)| part.signed.clone()).collect();
+        pb::TrustSet { directory, delegated, ..self.signed.clone() }
+    }
+
+    /// Whom the authority lists itself.
+    ///
+    /// # Errors
+    /// When nobody has signed it.
+    pub fn authority_directory(&self) -> Result<Directory, TrustError> {
+        let object = self.signed.directory.as_ref().ok_or(TrustError::Unreadable(DIRECTORY))?;
+        proto::convert::directory::decode(&object.body)
+            .map_err(|source| TrustError::Malformed { what: DIRECTORY, source })
     }
 
     /// SHA-256 of the directory's body.
@@ -286,19 +388,37 @@ impl Trust {
             let freshness = trust.freshness.clone();
             freshness.map(|Freshness { revocations, agreements, .. }| (revocations, agreements))
         };
-        self.directory_sha256 != other.directory_sha256 || said(self) != said(other)
+        self.directory_sha256 != other.directory_sha256
+            || said(self) != said(other)
+            || self.delegated() != other.delegated()
     }
+}
+
+/// The counties' parts of a set.
+fn parts_of(set: &mut pb::TrustSet) -> Result<Vec<SignedObject>, TrustError> {
+    let parts = std::mem::take(&mut set.delegated);
+    if parts.len() > proto::convert::directory::DELEGATIONS_MAX {
+        return Err(TrustError::PartsTooMany);
+    }
+    Ok(parts)
 }
 
 /// What a set says of itself, as far as whoever shows it is concerned: nothing in it is verified.
 pub fn shown_mark(set: &pb::TrustSet) -> TrustMark {
     let freshness = set.freshness.as_ref();
     let read = freshness.and_then(|object| proto::convert::freshness::decode(&object.body).ok());
-    read.map_or(TrustMark::default(), |freshness| TrustMark {
+    let mut mark = read.map_or_else(TrustMark::default, |freshness| TrustMark {
         directory_version: freshness.directory_version,
         freshness_at: Some(freshness.created_at),
-    })
+        delegated: BTreeMap::new(),
+    });
+    mark.delegated.extend(set.delegated.iter().filter_map(delegated::shown_head));
+    mark
 }
+
+/// What of a set counts from now on and as what it is kept, where there is news in it, and what of it is passed
+/// over.
+pub type Believed = (Option<(Trust, Vec<u8>)>, Vec<TrustError>);
 
 /// Looks at an encoded [`pb::TrustSet`]: one that lies where nothing is held yet, or one that is shown to who
 /// holds something. Gives what is to be believed from now on and as what it is kept, where that is newer.
@@ -310,16 +430,17 @@ pub fn believe(
     held: Option<&Trust>,
     bytes: &[u8],
     now: Timestamp,
-) -> Result<Option<(Trust, Vec<u8>)>, TrustError> {
+) -> Result<Believed, TrustError> {
     let set = pb::TrustSet::decode(bytes).map_err(|_| TrustError::Unreadable(SET))?;
-    let newer = match held {
-        None => Some(Trust::read(root_public, set)?),
+    let (newer, refused) = match held {
+        None => Trust::read(root_public, set).map(|(trust, refused)| (Some(trust), refused))?,
         Some(held) => held.offered(root_public, set, now)?,
     };
-    Ok(newer.map(|trust| {
+    let newer = newer.map(|trust| {
         let kept = trust.signed.encode_to_vec();
         (trust, kept)
-    }))
+    });
+    Ok((newer, refused))
 }
 
 fn unsigned(what: &'static str) -> impl Fn(signed::SignedError) -> TrustError {

@@ -227,7 +227,7 @@ impl GatewayNode {
             .map(|(id, have)| pb::PieceResume { segment_id: Bytes::copy_from_slice(&id), have })
             .collect();
         link.outbox.welcome(pb::Welcome { stored, resumes, ..Default::default() });
-        if self.trust.mark().exceeds(hello.trust) {
+        if self.trust.mark().exceeds(&hello.trust) {
             link.outbox.trust(self.trust.signed().clone());
         }
         for lane in link.lanes.iter() {
@@ -532,7 +532,7 @@ impl GatewayNode {
 
     /// The authority, or a region that has heard it, shows what it said.
     pub(super) fn hears(&mut self, bus: &mut Bus, set: TrustSet) {
-        if let Some(newer) = self.trust.offered(&self.root, set, bus.time(0)).unwrap() {
+        if let (Some(newer), _) = self.trust.offered(&self.root, set, bus.time(0)).unwrap() {
             // Nobody joins or leaves by it: the book stays as it is.
             self.trust = Arc::new(newer);
             self.registry.tell_all(&Wake::Trust);

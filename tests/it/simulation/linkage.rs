@@ -75,6 +75,7 @@ impl Authority {
             directory_key: Some(signed::sign(tag::DIRECTORY_KEY, vouched, AUTHORITY, &root)),
             directory: Some(signed::sign(tag::DIRECTORY, body, AUTHORITY, &key)),
             freshness: None,
+            delegated: Vec::new(),
         };
         Self { root, set, directory_sha256 }
     }
@@ -93,6 +94,7 @@ impl Authority {
             directory_sha256: self.directory_sha256,
             revocations: Vec::new(),
             agreements: Default::default(),
+            delegated: Default::default(),
         };
         let body = convert::freshness::encode(&freshness);
         let key = signing("freshness");
@@ -128,6 +130,7 @@ impl Linkage {
             regions: regions.into(),
             gateways: Default::default(),
             freshness_key: Some(signing("freshness").public()),
+            delegations: Default::default(),
         };
         let all = [
             Clause::whole(Grant::Sos, Release::AtOnce),
@@ -140,7 +143,7 @@ impl Linkage {
         ];
         let authority = Authority::new(&directory);
         let trust = match said_at {
-            Some(at) => Trust::read(&authority.root(), authority.word(at)).unwrap(),
+            Some(at) => Trust::read(&authority.root(), authority.word(at)).unwrap().0,
             None => Trust::of(directory),
         };
         Self { trust: Arc::new(trust), agreements, authority }

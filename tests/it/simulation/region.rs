@@ -265,9 +265,8 @@ impl RegionNode {
     /// A gateway shows what the authority said: it is passed on to the others.
     fn hears(&mut self, bus: &Bus, gateway: usize, set: TrustSet) {
         let now = bus.time(self.skew_ms);
-        let Some(newer) = self.book.trust.offered(&self.root, set.clone(), now).unwrap() else {
-            return;
-        };
+        let (newer, _) = self.book.trust.offered(&self.root, set.clone(), now).unwrap();
+        let Some(newer) = newer else { return };
         self.book.trust = newer.into();
         for end in self.ends.iter_mut().enumerate().filter(|(other, _)| *other != gateway) {
             if let Some(session) = &mut end.1.session {

@@ -156,35 +156,21 @@ fn each_field_of_an_agreement_is_refused() {
 
 #[test]
 fn each_field_of_a_directory_is_refused() {
-    let certificate = Bytes::from_static(b"der");
-    let region = directory_pb::Region {
-        region_id: "xiaonanhai".into(),
-        level: 1,
-        codes: vec![directory_pb::DivisionCode {
-            scheme: 3,
-            code: "500114117".into(),
-            edition: "2023".into(),
-        }],
-        name_zh: "小南海镇".into(),
-        name_en: "Xiaonanhai".into(),
-        superior_region: "qianjiang".into(),
-        signing_key: Bytes::from_static(&[1; 32]),
-        sealing_key: Bytes::from_static(&[2; 32]),
-        authority_certificate: certificate.clone(),
-        endpoint: "host:7443".into(),
-        outline: vec![ring()],
-    };
     let sound = directory_pb::Directory {
         linkage_id: "wuling".into(),
         version: 1,
         create_time: time(NOW_S),
-        regions: vec![region],
+        regions: vec![listed()],
         gateways: vec![directory_pb::Gateway {
             gateway_id: "gateway".into(),
-            authority_certificate: certificate,
+            authority_certificate: Bytes::from_static(b"der"),
             endpoint: "host:7444".into(),
         }],
         freshness_key: Bytes::from_static(&[3; 32]),
+        delegations: vec![directory_pb::Delegation {
+            region_id: "xiaonanhai".into(),
+            regions_max: 1,
+        }],
     };
     let decode = |directory: directory_pb::Directory| directory::decode(&directory.encode_to_vec());
     check(
@@ -228,6 +214,11 @@ fn each_field_of_a_directory_is_refused() {
                 d.gateways[0].authority_certificate = Bytes::from(vec![0; 4_097]);
             }),
             ("gateways[0].endpoint", |d| d.gateways[0].endpoint.clear()),
+            ("delegations", |d| d.delegations = vec![d.delegations[0].clone(); 2]),
+            ("delegations", |d| d.delegations[0].region_id = "elsewhere".into()),
+            ("delegations[0].region_id", |d| d.delegations[0].region_id.clear()),
+            ("delegations[0].regions_max", |d| d.delegations[0].regions_max = 0),
+            ("delegations[0].regions_max", |d| d.delegations[0].regions_max = 1_001),
         ],
     );
 }
@@ -255,6 +246,11 @@ fn each_field_of_a_freshness_is_refused() {
         version: 1,
         sha256: Bytes::from_static(&[3; 32]),
     };
+    let head = directory_pb::DelegatedHead {
+        superior_region: "qianjiang".into(),
+        version: 1,
+        sha256: Bytes::from_static(&[1; 32]),
+    };
     let sound = directory_pb::Freshness {
         linkage_id: "wuling".into(),
         create_time: time(NOW_S),
@@ -262,6 +258,7 @@ fn each_field_of_a_freshness_is_refused() {
         directory_sha256: Bytes::from_static(&[3; 32]),
         revocations: vec![revocation],
         agreements: vec![agreement],
+        delegated: vec![head],
     };
     let decode = |freshness: directory_pb::Freshness| freshness::decode(&freshness.encode_to_vec());
     // What is read is what was said.
@@ -318,6 +315,61 @@ fn each_field_of_a_freshness_is_refused() {
             ("agreements[0].agreement_id", |f| f.agreements[0].agreement_id = nil()),
             ("agreements[0].version", |f| f.agreements[0].version = 0),
             ("agreements[0].sha256", |f| f.agreements[0].sha256 = Bytes::new()),
+            ("delegated", |f| f.delegated = vec![f.delegated[0].clone(); 2]),
+            ("delegated", |f| f.delegated = vec![f.delegated[0].clone(); 1_001]),
+            ("delegated[0].superior_region", |f| f.delegated[0].superior_region.clear()),
+            ("delegated[0].version", |f| f.delegated[0].version = 0),
+            ("delegated[0].sha256", |f| f.delegated[0].sha256 = Bytes::new()),
+        ],
+    );
+}
+
+fn listed() -> directory_pb::Region {
+    directory_pb::Region {
+        region_id: "xiaonanhai".into(),
+        level: 1,
+        codes: vec![directory_pb::DivisionCode {
+            scheme: 3,
+            code: "500114117".into(),
+            edition: "2023".into(),
+        }],
+        name_zh: "小南海镇".into(),
+        name_en: "Xiaonanhai".into(),
+        superior_region: "qianjiang".into(),
+        signing_key: Bytes::from_static(&[1; 32]),
+        sealing_key: Bytes::from_static(&[2; 32]),
+        authority_certificate: Bytes::from_static(b"der"),
+        endpoint: "host:7443".into(),
+        outline: vec![ring()],
+    }
+}
+
+#[test]
+fn each_field_of_a_countys_part_is_refused() {
+    let sound = directory_pb::DelegatedDirectory {
+        linkage_id: "wuling".into(),
+        superior_region: "qianjiang".into(),
+        version: 1,
+        create_time: time(NOW_S),
+        regions: vec![listed()],
+    };
+    let decode =
+        |part: directory_pb::DelegatedDirectory| directory::decode_delegated(&part.encode_to_vec());
+    check(
+        "wuling.directory.v1.DelegatedDirectory",
+        &sound,
+        decode,
+        &[],
+        &[
+            ("linkage_id", |d| d.linkage_id.clear()),
+            ("superior_region", |d| d.superior_region = "Q".into()),
+            ("version", |d| d.version = 0),
+            ("create_time", |d| d.create_time = None),
+            ("regions", |d| d.regions = vec![d.regions[0].clone(); 1_001]),
+            ("regions", |d| d.regions = vec![d.regions[0].clone(); 2]),
+            ("regions[0].level", |d| d.regions[0].level = 2),
+            ("regions[0].superior_region", |d| d.regions[0].superior_region.clear()),
+            ("regions[0].superior_region", |d| d.superior_region = "xianfeng".into()),
         ],
     );
 }

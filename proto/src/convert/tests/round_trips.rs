@@ -71,6 +71,12 @@ proptest! {
     }
 
     #[test]
+    fn a_countys_part_comes_back_from_its_body(part in samples::delegated()) {
+        let read = directory::decode_delegated(&directory::encode_delegated(&part));
+        prop_assert_eq!(read, Ok(part));
+    }
+
+    #[test]
     fn no_bytes_make_the_door_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         if let Ok(operation) = device_pb::Operation::decode(&bytes[..]) {
             prop_assert!(operation::decode(operation, "operations").is_err());
@@ -80,6 +86,7 @@ proptest! {
         }
         prop_assert!(agreement::decode(&bytes, [0; 32]).is_err());
         prop_assert!(directory::decode(&bytes).is_err());
+        prop_assert!(directory::decode_delegated(&bytes).is_err());
     }
 }
 

@@ -3,7 +3,9 @@
 use domain::agreement::{
     Agreement, AgreementForm, Area, Clause, Force, Grant, Party, Precision, Release, Zone,
 };
-use domain::directory::{CodeScheme, Directory, DivisionCode, Gateway, Region, RegionLevel};
+use domain::directory::{
+    CodeScheme, DelegatedDirectory, Directory, DivisionCode, Gateway, Region, RegionLevel,
+};
 use domain::kernel::{
     AgreementId, Datum, EmergencyLevel, Epoch, FixSource, GatewayId, GeoPoint, Lane, LinkageId,
     OperationId, Purpose, RecordId, RegionId, RetentionClass, Revision, Sensitivity, Timestamp,
@@ -496,7 +498,11 @@ prop_compose! {
         regions in vec(region(), 0..4),
         gateways in vec(("[a-z0-9-]{1,63}", vec(any::<u8>(), 1..64)), 0..4),
         freshness_key in option::of(any::<[u8; 32]>()),
+        (delegated, regions_max) in (0..4_usize, 1..=1_000_u32),
     ) -> Directory {
+        let counties = regions.iter().take(delegated);
+        let delegations =
+            counties.map(|region| (region.region_id.clone(), regions_max)).collect();
         let gateway = |(id, authority_certificate): (String, _)| Gateway {
             gateway_id: GatewayId::parse(&id).expect("made as a slug"),
             authority_certificate,
@@ -513,6 +519,21 @@ prop_compose! {
                 .map(|gateway| (gateway.gateway_id.clone(), gateway))
                 .collect(),
             freshness_key,
+            delegations,
         }
+    }
+}
+
+prop_compose! {
+    pub(super) fn delegated()(
+        directory in directory(),
+        superior in region_id(),
+    ) -> DelegatedDirectory {
+        let Directory { linkage_id, version, created_at, mut regions, .. } = directory;
+        for region in regions.values_mut() {
+            region.level = RegionLevel::Township;
+            region.superior = Some(superior.clone());
+        }
+        DelegatedDirectory { linkage_id, superior, version, created_at, regions }
     }
 }

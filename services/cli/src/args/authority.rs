@@ -4,12 +4,15 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use cli::authority::{self, Authority};
 use cli::{cut, explain};
+use domain::directory::{Directory, Gateway, Region};
 use domain::freshness::{Cut, Freshness, Member};
 use domain::kernel::{Clock as _, GatewayId, LinkageId, RegionId};
 use prost::Message as _;
+use proto::directory::v1::TrustSet;
 use proto::kernel::v1::SignedObject;
 use runtime::ErrorChain;
 use runtime::clock::{SystemClock, SystemEntropy};
+use seal::trust::Trust;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,11 +36,29 @@ pub(super) enum Word {
         /// An agreement that all its parties have signed; may be given again
         #[arg(long = "agreement", value_name = "FILE")]
         agreements: Vec<PathBuf>,
+        /// A county's list of its townships, as `region publish` wrote it; may be given again
+        #[arg(long = "townships", value_name = "FILE")]
+        townships: Vec<PathBuf>,
         /// Show it to every gateway of the directory
         #[arg(long)]
         push: bool,
         /// Cards that `region init` and `gateway init` wrote
         cards: Vec<PathBuf>,
+    },
+    /// Lets a county list its own townships, by `region publish`
+    Delegate {
+        /// The authority's folder
+        #[arg(long)]
+        dir: PathBuf,
+        /// The county
+        #[arg(long)]
+        region: RegionId,
+        /// Townships that it may list; 0 takes the right away, and with it the townships
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(..=1_000))]
+        regions_max: u32,
+        /// Show it to every gateway of the directory
+        #[arg(long)]
+        push: bool,
     },
     /// Says that a region or gateway is no longer believed; needs the freshness key alone
     Revoke(Revoke),
@@ -122,17 +143,22 @@ pub(super) async fn run(word: Word) -> Result<()> {
         Word::Init { dir, linkage } => {
             authority::init(&dir, &linkage, now, &SystemEntropy).map(drop)
         }
-        Word::Publish { dir, agreements, push, cards } => {
+        Word::Publish { dir, agreements, townships, push, cards } => {
             let mut signer = Authority::open(&dir, now)?;
             if !cards.is_empty() {
-                signer = publish(signer, &cards)?;
+                let (regions, gateways) = read_cards(&cards)?;
+                signer = signer.publish(regions, gateways, SystemClock.now())?;
+            }
+            for path in townships {
+                signer = signer.note_townships(read_object(&path, "list of townships")?, now)?;
             }
             for path in agreements {
-                let object = SignedObject::decode(read(&path)?.as_slice())
-                    .with_context(|| format!("{} is no agreement", path.display()))?;
-                signer = signer.register(&object, now)?;
+                signer = signer.register(&read_object(&path, "agreement")?, now)?;
             }
             show(&signer.freshen(now)?, push).await
+        }
+        Word::Delegate { dir, region, regions_max, push } => {
+            show(&Authority::open(&dir, now)?.delegate(&region, regions_max, now)?, push).await
         }
         Word::Revoke(revoke) => {
             show(&revoke.say(Authority::open(&revoke.dir, now)?)?, revoke.push).await
@@ -156,24 +182,36 @@ pub(super) async fn run(word: Word) -> Result<()> {
     }
 }
 
-fn publish(signer: Authority, cards: &[PathBuf]) -> Result<Authority> {
+fn read_object(path: &Path, what: &str) -> Result<SignedObject> {
+    SignedObject::decode(read(path)?.as_slice())
+        .with_context(|| format!("{} is no {what}", path.display()))
+}
+
+/// What `region init` and `gateway init` ask to be listed.
+pub(super) fn read_cards(paths: &[PathBuf]) -> Result<(Vec<Region>, Vec<Gateway>)> {
     let (mut regions, mut gateways) = (Vec::new(), Vec::new());
-    for path in cards {
+    for path in paths {
         let card = proto::convert::directory::decode(&read(path)?)
             .with_context(|| format!("{} is no card", path.display()))?;
         regions.extend(card.regions.into_values());
         gateways.extend(card.gateways.into_values());
     }
-    signer.publish(regions, gateways, SystemClock.now())
+    Ok((regions, gateways))
 }
 
-/// Shows every gateway what is newest, where that is asked for; tells of all that have not heard.
 async fn show(signer: &Authority, push: bool) -> Result<()> {
-    let trust = signer.trust();
-    let gateways = trust.directory.gateways.keys().filter(|_| push);
+    if push {
+        return show_all(signer.trust(), signer.trust().signed()).await;
+    }
+    Ok(())
+}
+
+/// Shows every gateway that is believed what is newest; tells of all that have not heard.
+pub(super) async fn show_all(trust: &Trust, set: &TrustSet) -> Result<()> {
+    let Directory { linkage_id, gateways, .. } = &trust.directory;
     let mut deaf = Vec::new();
-    for gateway in gateways.filter_map(|id| trust.find_gateway(id)) {
-        if let Err(error) = signer.show(gateway).await {
+    for gateway in gateways.keys().filter_map(|id| trust.find_gateway(id)) {
+        if let Err(error) = authority::show(linkage_id, set.clone(), gateway).await {
             deaf.push(format!("{}: {error:#}", gateway.gateway_id));
         }
     }
@@ -207,6 +245,11 @@ fn print(dir: &Path) -> Result<()> {
     for id in directory.gateways.keys() {
         let state = if trust.find_gateway(id).is_none() { "REVOKED" } else { "" };
         println!("gateway {id} {state}");
+    }
+    let heads = trust.delegated();
+    for (county, most) in &directory.delegations {
+        let version = heads.get(county).map_or(0, |head| head.version);
+        println!("townships of {county} list {version} at most {most}");
     }
     if let Some(Freshness { agreements, .. }) = &trust.freshness {
         for (id, head) in agreements {

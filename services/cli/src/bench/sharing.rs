@@ -168,6 +168,7 @@ fn directory() -> Result<Directory> {
         regions,
         gateways: BTreeMap::new(),
         freshness_key: None,
+        delegations: Default::default(),
     })
 }
 

@@ -135,6 +135,12 @@ catalogue! {
     RegionCloned:
         "同一区域有两份副本同时运行，请停掉其中一份，并在另一份上执行 region restore。",
         "Two copies of one region are at work; stop one, and run region restore on the other.";
+    NotDelegated:
+        "联动管理机构未授权该区县自列乡镇，请先由管理机构执行 authority delegate。",
+        "The authority has not let this county list its townships; have it run authority delegate first.";
+    TownshipTaken:
+        "其中有乡镇已由另一区县列出，请由联动管理机构裁定归属。",
+        "Another county lists one of these townships; have the authority settle whose it is.";
     RecordQuarantined:
         "该记录来自密钥失窃的区域，已隔离，核实后由值班员放行。",
         "The record came from a region whose keys were in other hands and is quarantined; a duty officer releases it once it is confirmed.";

@@ -81,6 +81,10 @@ code_table! {
         AgreementSuperseded = 37 "AGREEMENT_SUPERSEDED",
         /// Two copies of a region are at work.
         RegionCloned = 38 "REGION_CLONED",
+        /// The county may not list townships of its own.
+        NotDelegated = 40 "NOT_DELEGATED",
+        /// Another county lists one of these townships.
+        TownshipTaken = 41 "TOWNSHIP_TAKEN",
         /// What was shown of the record lies beyond a cut.
         RecordQuarantined = 45 "RECORD_QUARANTINED",
         /// Nothing of the record is quarantined.
@@ -153,6 +157,7 @@ impl Reason {
             | Self::NotAParty
             | Self::NotTheOwner
             | Self::TransferNotGranted
+            | Self::NotDelegated
             | Self::RegionRevoked => ReasonKind::Forbidden,
             Self::RecordNotFound
             | Self::RegionUnknown
@@ -163,6 +168,7 @@ impl Reason {
             | Self::StreamForked
             | Self::TrustForked
             | Self::AgreementForked
+            | Self::TownshipTaken
             | Self::RegionCloned => ReasonKind::AlreadyExists,
             Self::RevisionStale
             | Self::EpochChanged

@@ -384,6 +384,7 @@ fn write_trust(data: &std::path::Path, regions: Vec<Region>, now: Timestamp) {
         regions: regions.into_iter().map(|region| (region.region_id.clone(), region)).collect(),
         gateways: [(gateway_id, gateway)].into(),
         freshness_key: None,
+        delegations: Default::default(),
     };
     let sign = |tag, body: Vec<u8>, key| signed::sign(tag, body, trust::AUTHORITY, key);
     let vouched = sign(tag::DIRECTORY_KEY, vouched.encode_to_vec(), &root);

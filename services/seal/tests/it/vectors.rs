@@ -205,6 +205,7 @@ fn listed(freshness_key: [u8; 32]) -> Directory {
         regions: regions.into(),
         gateways: [(gateway_id(), gateway)].into(),
         freshness_key: Some(freshness_key),
+        delegations: Default::default(),
     }
 }
 
@@ -225,6 +226,7 @@ fn newest(directory_sha256: [u8; 32]) -> Freshness {
             revoked(Member::Gateway(gateway_id()), sha256(b"an older certificate")),
         ],
         agreements: [(stream(Lane::Routine).agreement, head)].into(),
+        delegated: Default::default(),
     }
 }
 
@@ -253,7 +255,7 @@ fn trust() -> Value {
         "freshness": object_by(&freshness, &freshness_key),
     });
     let [directory_key, directory, freshness] = [vouched, directory, freshness].map(Some);
-    let set = TrustSet { directory_key, directory, freshness };
+    let set = TrustSet { directory_key, directory, freshness, delegated: Vec::new() };
     json!({
         "parts": parts,
         "bytes": hex(&set.encode_to_vec()),
@@ -340,7 +342,7 @@ fn the_trust_set_of_the_file_says_who_is_believed() {
     let vector = &read()["trust"];
     let root = unhex(&vector["parts"]["directory_key"]["public"]).try_into().unwrap();
     let set = TrustSet::decode(unhex(&vector["bytes"]).as_slice()).unwrap();
-    let trust = Trust::read(&root, set).unwrap();
+    let (trust, _) = Trust::read(&root, set).unwrap();
     let mark = trust.mark();
     assert_eq!(vector["directory_version"], mark.directory_version);
     assert_eq!(vector["freshness_time_us"], mark.freshness_at.unwrap().micros());
