@@ -7,6 +7,7 @@ mod bundles;
 mod certificates;
 mod contract;
 mod cut;
+mod delegation;
 mod doors;
 mod doubles;
 mod erasure;

@@ -40,7 +40,7 @@ pub(crate) fn open(world: &World) -> Authority {
 }
 
 /// Shows the gateway of this world a trust set, as anybody may.
-async fn show(world: &World, set: TrustSet) -> Result<(), Status> {
+pub(crate) async fn show(world: &World, set: TrustSet) -> Result<(), Status> {
     let signer = open(world);
     let directory = &signer.trust().directory;
     let gateway = directory.gateways.values().next().unwrap();
@@ -60,14 +60,19 @@ pub(crate) async fn publish(world: &World, signer: &Authority) {
     show(world, signer.trust().signed().clone()).await.unwrap();
 }
 
-/// The newest word that a data folder holds.
-fn held(world: &World, data: &str) -> Timestamp {
+/// What a data folder holds.
+pub(crate) fn trust_of(world: &World, data: &str) -> std::sync::Arc<seal::trust::Trust> {
     let folder = runtime::trust_folder::TrustFolder::open(
         &world.path(data),
         SystemClock.now(),
         seal::trust::believe,
     );
-    folder.unwrap().held().signed_at()
+    std::sync::Arc::clone(folder.unwrap().held())
+}
+
+/// The newest word that a data folder holds.
+fn held(world: &World, data: &str) -> Timestamp {
+    trust_of(world, data).signed_at()
 }
 
 async fn everywhere(world: &World, signer: &Authority) {
@@ -78,7 +83,7 @@ async fn everywhere(world: &World, signer: &Authority) {
     .await;
 }
 
-async fn report(phone: &mut Phone, change: Change) {
+pub(crate) async fn report(phone: &mut Phone, change: Change) {
     phone.device.record(Draft::making(change, SystemClock.now())).unwrap();
     phone.sync().await.unwrap();
 }
@@ -93,7 +98,7 @@ async fn sources(desk: &Phone) -> Vec<ViewSource> {
     changes.filter_map(source).collect()
 }
 
-fn last_line_with<'a>(log: &'a str, words: &[&str]) -> Option<&'a str> {
+pub(crate) fn last_line_with<'a>(log: &'a str, words: &[&str]) -> Option<&'a str> {
     log.lines().rev().find(|line| words.iter().all(|word| line.contains(word)))
 }
 

@@ -290,7 +290,9 @@ async fn of_two_texts_of_one_version_the_one_counts_that_the_authority_names() {
     let signer = signer.register(&other, now).unwrap();
     let gateway = signer.trust().directory.gateways.values().next().unwrap().clone();
     let endpoint = format!("127.0.0.1:{}", world.gateway.port);
-    signer.show(&domain::directory::Gateway { endpoint, ..gateway }).await.unwrap();
+    let (linkage, set) = (&signer.trust().directory.linkage_id, signer.trust().signed().clone());
+    let gateway = domain::directory::Gateway { endpoint, ..gateway };
+    cli::authority::show(linkage, set, &gateway).await.unwrap();
     let other_sha256 = seal::key::sha256(&other.body);
     until("it is taken now", HEARD, async || {
         let now = SystemClock.now();

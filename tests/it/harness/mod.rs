@@ -21,11 +21,11 @@ pub(crate) use proxy::Proxy;
 pub(crate) use python::{Python, root};
 pub(crate) use store::Store;
 
-use cli::authority;
+use cli::authority::{self, Authority};
 use cli::linkage::{self, RegionSpec, Terms};
 use cli::phone::{self, Phone};
 use domain::agreement::{AgreementForm, Clause, Grant, Release};
-use domain::directory::{Directory, RegionLevel};
+use domain::directory::{Directory, Gateway, Region, RegionLevel};
 use domain::kernel::{Clock as _, Datum, GeoPoint, LinkageId, Purpose, RegionId, Role, Timestamp};
 use domain::outline::Outline;
 use domain::patrol::{Shift, ShiftState, SosAlert, SosState, SosTrigger};
@@ -77,6 +77,22 @@ pub(crate) async fn set_up(dir: &Path) {
 
 /// The same, of which the authority has said nothing since this time.
 pub(crate) async fn set_up_as_of(dir: &Path, now: Timestamp) {
+    let (signer, gateway, regions) = make(dir, now).await;
+    let signer = signer.publish(regions, vec![gateway], now).unwrap();
+    let directory = &signer.trust().directory;
+    for data in ["gateway", "a", "b"] {
+        linkage::install_trust(&dir.join("authority"), &dir.join(data)).unwrap();
+    }
+    // A county sees what its township's officer has accepted, and every call for help.
+    let charter = [(Grant::EventDetail, Release::OnAccept), (Grant::Sos, Release::AtOnce)];
+    agree(dir, directory, AgreementForm::Charter, [A, COUNTY], &charter, now);
+    let at_once = [Grant::Sos, Grant::EventDetail, Grant::PatrolSummary, Grant::Transfer];
+    let clauses = at_once.map(|grant| (grant, Release::AtOnce));
+    agree(dir, directory, AgreementForm::Agreement, [A, B], &clauses, now);
+}
+
+/// An authority, and the keys of a gateway and three regions that it does not list yet.
+pub(crate) async fn make(dir: &Path, now: Timestamp) -> (Authority, Gateway, Vec<Region>) {
     let linkage: LinkageId = "wuling-test".parse().unwrap();
     let authority = dir.join("authority");
     let signer = authority::init(&authority, &linkage, now, &SystemEntropy).unwrap();
@@ -102,17 +118,7 @@ pub(crate) async fn set_up_as_of(dir: &Path, now: Timestamp) {
         regions
             .push(linkage::init_region(&data, &linkage, spec, now, &SystemEntropy).await.unwrap());
     }
-    let signer = signer.publish(regions, vec![gateway], now).unwrap();
-    let directory = &signer.trust().directory;
-    for data in ["gateway", "a", "b"] {
-        linkage::install_trust(&authority, &dir.join(data)).unwrap();
-    }
-    // A county sees what its township's officer has accepted, and every call for help.
-    let charter = [(Grant::EventDetail, Release::OnAccept), (Grant::Sos, Release::AtOnce)];
-    agree(dir, directory, AgreementForm::Charter, [A, COUNTY], &charter, now);
-    let at_once = [Grant::Sos, Grant::EventDetail, Grant::PatrolSummary, Grant::Transfer];
-    let clauses = at_once.map(|grant| (grant, Release::AtOnce));
-    agree(dir, directory, AgreementForm::Agreement, [A, B], &clauses, now);
+    (signer, gateway, regions)
 }
 
 /// Proposes, has both sign, hands it to both.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be made or read fails its test")]
 
+mod delegated;
 mod fixture;
 mod segment;
 mod signed;
