@@ -389,7 +389,8 @@ fn write_trust(data: &std::path::Path, regions: Vec<Region>, now: Timestamp) {
     let sign = |tag, body: Vec<u8>, key| signed::sign(tag, body, trust::AUTHORITY, key);
     let vouched = sign(tag::DIRECTORY_KEY, vouched.encode_to_vec(), &root);
     let listed = sign(tag::DIRECTORY, convert::directory::encode(&directory).to_vec(), &key);
-    let set = TrustSet { directory_key: Some(vouched), directory: Some(listed), freshness: None };
+    let (directory_key, directory) = (Some(vouched), Some(listed));
+    let set = TrustSet { directory_key, directory, ..TrustSet::default() };
     let files: [(&str, Vec<u8>); 2] =
         [("root.pub", root.public().to_vec()), ("linkage.signed", set.encode_to_vec())];
     std::fs::create_dir_all(data.join("trust")).expect("a folder");

@@ -399,7 +399,7 @@ fn what_the_authority_lists_itself_is_nobody_elses() {
 fn what_does_not_fit_into_a_frame_is_passed_over() {
     let mut word = Word::new();
     let heavy = |n: usize| {
-        let region = self::listed(&format!("county-{n}"), None);
+        let region = listed(&format!("county-{n}"), None);
         Region { authority_certificate: vec![1; 4_096], ..region }
     };
     word.listed.extend((0..232).map(heavy));
@@ -411,7 +411,7 @@ fn what_does_not_fit_into_a_frame_is_passed_over() {
     assert!(refused.is_empty() && believes(&held, "xiaonanhai"));
     let large = changed(COUNTY, 2, &[], |part| {
         let many = (0..10).map(|n| {
-            let region = self::listed(&format!("township-{n}"), Some(COUNTY));
+            let region = listed(&format!("township-{n}"), Some(COUNTY));
             (region.region_id.clone(), Region { authority_certificate: vec![1; 4_096], ..region })
         });
         part.regions = many.collect();
