@@ -65,6 +65,11 @@ fn each_field_of_a_revision_and_a_reference_is_refused() {
     );
 }
 
+/// A signed acceptance of so many bytes.
+fn accept(size: usize) -> pb::SignedObject {
+    pb::SignedObject { body: vec![1; size].into(), signatures: Vec::new() }
+}
+
 #[test]
 fn each_field_of_meta_is_refused() {
     let meta = pb::RecordMeta::from(&sample(samples::record()).meta);
@@ -95,6 +100,9 @@ fn each_field_of_meta_is_refused() {
                 m.external_ref = Some(pb::ExternalRef { system: "grid".into(), id: "".into() });
             }),
             ("retention_class", |m| m.retention_class = 0),
+            ("transfers", |m| m.transfers = vec![accept(1); 17]),
+            ("transfers[1]", |m| m.transfers = vec![accept(1), accept(2_100)]),
+            ("transfers[0]", |m| m.transfers = vec![pb::SignedObject::default()]),
         ],
     );
 }

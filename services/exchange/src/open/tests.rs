@@ -159,6 +159,7 @@ fn revoking(mut book: Book, region: &str) -> Book {
         directory_version: 1,
         directory_sha256: [0; 32],
         revocations: vec![Revocation { member, key_sha256, revoked_at: NOW, cut }],
+        delegated: Default::default(),
         agreements: Default::default(),
     });
     book

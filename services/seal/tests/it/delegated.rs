@@ -117,6 +117,7 @@ impl Word {
             member: Member::Region(id(slug)),
             key_sha256: key_fingerprint(&region(slug).signing.public()),
             revoked_at: NOW,
+            cut: None,
         };
         let said = freshness::encode(&Freshness {
             linkage_id: linkage(),

@@ -40,7 +40,7 @@ async fn what_a_region_erased_leaves_its_log_when_the_reader_ends_and_nobody_wri
     world.store.commit(commit(vec![write(1, 1, 1)])).await.expect("written");
     let erasing = Erasing {
         record_id: record(1),
-        region: slug("xiaonanhai"),
+        origin: |_| Some((slug("xiaonanhai"), Vec::new())),
         reason: EraseReason::Privacy,
         device: None,
         salts: Vec::new(),
