@@ -244,7 +244,7 @@ async fn a_store_of_before_knows_where_its_streams_stand_now() {
     let world = world
         .edited(
             "DROP TABLE inbox_log; DROP TABLE cut; DROP TABLE quarantine_note; DROP TABLE quarantine_release;
-             DROP INDEX view_quarantined; ALTER TABLE inbox DROP COLUMN applied_at; PRAGMA user_version = 9",
+             DROP INDEX view_quarantined; ALTER TABLE inbox DROP COLUMN applied_at; PRAGMA user_version = 10",
         )
         .await;
     let long_after = NOW.plus_days(36_500);
