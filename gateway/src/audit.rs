@@ -5,7 +5,8 @@ use domain::stream::Position;
 use prost::Message as _;
 use proto::kernel::v1::SignedObject;
 use seal::segment::Segment;
-use seal::signed::{Head, Receipt};
+use seal::signed::{Head, Receipt, key_id_of};
+use seal::trust::key_ever;
 use std::collections::HashMap;
 use storage::ReadError;
 use storage::audit::{Report, What};
@@ -32,8 +33,11 @@ pub async fn audit(
     for row in store.list_receipts().await? {
         report.rows += 1;
         let object = SignedObject::decode(row.signed).ok();
-        let key = directory.regions.get(&row.party).map(|party| party.signing_key);
-        let signed = object.zip(key).and_then(|(object, key)| Receipt::verify(&object, &key).ok());
+        let party = directory.regions.get(&row.party);
+        let signed = object.zip(party).and_then(|(object, party)| {
+            let key = key_ever(party, key_id_of(&object));
+            Receipt::verify(&object, &key).ok()
+        });
         let fits = signed.is_some_and(|signed| {
             (&signed.stream, &signed.position, &signed.party)
                 == (&row.stream, &row.position, &row.party)
@@ -64,7 +68,7 @@ async fn segments(
     tell: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(), ReadError> {
     let StoredStream { stream, last, oldest_seq, head } = stored;
-    let key = directory.regions.get(&stream.origin).map(|origin| origin.signing_key);
+    let origin = directory.regions.get(&stream.origin);
     let mut at: Option<Position> = None;
     let mut after = oldest_seq - 1;
     loop {
@@ -80,6 +84,7 @@ async fn segments(
                 at = None;
                 continue;
             };
+            let key = origin.map(|origin| key_ever(origin, &segment.key_id()));
             let signed = key.is_some_and(|key| segment.verify(&key).is_ok());
             if !signed {
                 report.find("segment", Some(stream), row.first_seq, What::SignatureInvalid);
@@ -103,7 +108,10 @@ async fn segments(
     }
     if let Some(head) = head {
         let object = SignedObject::decode(head.clone()).ok();
-        let signed = object.zip(key).and_then(|(object, key)| Head::verify(&object, &key).ok());
+        let signed = object.zip(origin).and_then(|(object, origin)| {
+            let key = key_ever(origin, key_id_of(&object));
+            Head::verify(&object, &key).ok()
+        });
         if signed.is_none_or(|signed| signed.stream != *stream) {
             report.find("stream", Some(stream), last.seq, What::SignatureInvalid);
         }

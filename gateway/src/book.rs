@@ -1,10 +1,9 @@
 //! What the gateway knows of the linkage: who is in it, and the agreement versions it was shown.
 
 use domain::agreement::{Agreement, Party};
-use domain::kernel::{AgreementId, RegionId};
+use domain::kernel::{AgreementId, RegionId, Timestamp};
 use domain::stream::StreamId;
 use proto::kernel::v1::SignedObject;
-use seal::key::key_fingerprint;
 use seal::trust::Trust;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -55,9 +54,14 @@ impl Book {
         }
     }
 
-    /// The key with which a region of the linkage signs. Agreements pin the same one.
-    pub fn signing_key(&self, region: &RegionId) -> Option<[u8; 32]> {
-        self.read().trust.find_region(region).map(|region| region.signing_key)
+    /// The key of a region of the linkage that it may have signed with under this key id.
+    pub fn signing_key(&self, region: &RegionId, id: &[u8], now: Timestamp) -> Option<[u8; 32]> {
+        self.read().trust.key_of(region, id, now)
+    }
+
+    /// Whether a region is in the linkage and believed.
+    pub fn lists(&self, region: &RegionId) -> bool {
+        self.read().trust.find_region(region).is_some()
     }
 
     /// Takes an agreement version in, and gives what is now known of it: a version that is there already stays as it
@@ -151,10 +155,7 @@ impl Known {
     /// The parties that are in the linkage still, with the key that is pinned.
     fn live(&self, agreement: &Agreement) -> Vec<RegionId> {
         let stands = |party: &&Party| {
-            let listed = self.trust.find_region(&party.region);
-            listed.is_some_and(|listed| {
-                key_fingerprint(&listed.signing_key) == party.signing_key_sha256
-            })
+            self.trust.find_region(&party.region).is_some() && self.trust.is_pinned(party)
         };
         agreement.parties.iter().filter(stands).map(|party| party.region.clone()).collect()
     }

@@ -98,7 +98,10 @@ fn check(
     let signer = signed::signer(object)?;
     let trust = shared.book.trust();
     let listed = trust.directory.regions.get(&signer).ok_or(Unwelcome::Unknown)?;
-    let hello = Hello::verify(object, &listed.signing_key, nonce, &shared.gateway_id)?;
+    // Who was away when its own change was published signs with the former key until it has heard of it, here.
+    let key = trust.key_of(&signer, signed::key_id_of(object), shared.clock.now());
+    let key = key.unwrap_or(listed.signing_key);
+    let hello = Hello::verify(object, &key, nonce, &shared.gateway_id)?;
     if trust.is_revoked(listed) {
         return Err(Unwelcome::Revoked);
     }

@@ -11,7 +11,7 @@ use proto::exchange::v1 as pb;
 use proto::kernel::v1::SignedObject;
 use seal::proposal::{Proposal, ProposalError};
 use seal::segment::{Segment, SegmentError};
-use seal::signed::{Head, Receipt, SignedError};
+use seal::signed::{Head, Receipt, SignedError, key_id_of};
 use seal::trust::TrustError;
 use std::sync::Arc;
 use storage::gateway::{AgreementRow, GatewayReceipt, SegmentWrite};
@@ -64,7 +64,8 @@ pub fn segment(
         let what = "the segment is sealed to others than the parties";
         return Err(Refused::new(Reason::NotAParty, Some(stream), what));
     }
-    let key = book.signing_key(origin).ok_or_else(|| unknown_region(origin))?;
+    let key = book.signing_key(origin, &segment.key_id(), now);
+    let key = key.ok_or_else(|| unknown_region(origin))?;
     segment.verify(&key).map_err(|error| Refused::segment(error, Some(stream)))?;
     #[cfg(feature = "known-bad")]
     storage::known_bad::pass(storage::known_bad::Point::SegmentVerified);
@@ -85,7 +86,8 @@ pub fn receipt(
     object: &SignedObject,
     now: Timestamp,
 ) -> Result<GatewayReceipt, Refused> {
-    let key = book.signing_key(party).ok_or_else(|| unknown_region(party))?;
+    let key = book.signing_key(party, key_id_of(object), now);
+    let key = key.ok_or_else(|| unknown_region(party))?;
     let receipt = Receipt::verify(object, &key).map_err(|error| Refused::signed(&error))?;
     let stream = receipt.stream;
     if receipt.party != *party || stream.origin == *party {
@@ -108,8 +110,10 @@ pub fn head(
     book: &Book,
     origin: &RegionId,
     object: &SignedObject,
+    now: Timestamp,
 ) -> Result<(StreamId, Bytes), Refused> {
-    let key = book.signing_key(origin).ok_or_else(|| unknown_region(origin))?;
+    let key = book.signing_key(origin, key_id_of(object), now);
+    let key = key.ok_or_else(|| unknown_region(origin))?;
     let head = Head::verify(object, &key).map_err(|error| Refused::signed(&error))?;
     if head.stream.origin != *origin {
         let what = "the head is of another region's stream";

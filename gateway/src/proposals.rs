@@ -93,7 +93,7 @@ fn stands(book: &Book, proposal: &Proposal, now: Timestamp) -> bool {
     let Proposal { agreement, signed, .. } = proposal;
     let believed = |signer: &str| {
         let region = RegionId::parse(signer).ok();
-        region.is_some_and(|region| book.signing_key(&region).is_some())
+        region.is_some_and(|region| book.lists(&region))
     };
     now < agreement.proposal_expires_at()
         && book.terms((agreement.agreement_id, agreement.version)).is_none()

@@ -270,7 +270,7 @@ async fn open(
         let version = row.version.checked_sub(1).map(|before| (row.agreement, before));
         let before = version.and_then(|before| book.terms(before));
         let before = before.as_ref().map(|before| &before.agreement);
-        match seal::trust::agreement_again(&signed, before, &book.trust().directory) {
+        match seal::trust::agreement_again(&signed, before, &book.trust()) {
             Ok(agreement) => drop(book.learn(&agreement, &signed)),
             // A party may have left the directory; the others may show the version that follows.
             Err(error) => tracing::warn!(

@@ -34,6 +34,7 @@ mod peer_python;
 mod proposals;
 mod restore;
 mod revocation;
+mod rotation;
 mod runbook;
 mod sample_configs;
 mod second_path;

@@ -226,7 +226,7 @@ impl Link<'_> {
     }
 
     fn head(&mut self, object: &SignedObject) {
-        match intake::head(&self.shared.book, &self.region, object) {
+        match intake::head(&self.shared.book, &self.region, object, self.shared.clock.now()) {
             Ok((stream, signed)) if self.shared.registry.has_room_for(&stream) => {
                 let store = self.shared.store.clone();
                 let kept = async move { store.keep_head(stream, signed).await };

@@ -148,6 +148,7 @@ impl World {
             authority_certificate: keys.authority.certificate_der().to_vec(),
             endpoint: String::new(),
             outline: Outline::default(),
+            former_keys: Vec::new(),
         });
         let gateway = ListedGateway {
             gateway_id: gateway_id(),

@@ -3,11 +3,12 @@
 use super::kernel::encode_time;
 use super::{Door, Path, Rules, Violations, outline};
 use crate::directory::v1 as pb;
+use crate::kernel::v1::SignedObject;
 use bytes::Bytes;
 use domain::directory::{
-    DelegatedDirectory, Directory, DivisionCode, Gateway, Region, RegionLevel,
+    DelegatedDirectory, Directory, DivisionCode, FormerKey, Gateway, Region, RegionLevel,
 };
-use domain::kernel::RegionId;
+use domain::kernel::{LinkageId, RegionId, Timestamp};
 use prost::Message;
 use std::collections::BTreeMap;
 
@@ -35,6 +36,96 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const CERTIFICATE_BYTES_MAX: usize = 4_096;
 /// Bytes of host:port: a host name of 253, a colon, a port of 5.
 pub const ENDPOINT_BYTES_MAX: usize = 259;
+/// Changes of one region's keys.
+pub const KEY_CHANGES_MAX: usize = 16;
+/// Bytes of one change's body.
+pub const KEY_CHANGE_BYTES_MAX: usize = 512;
+
+/// What a region says when it changes its keys by plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The linkage.
+    pub linkage_id: LinkageId,
+    /// The region.
+    pub region_id: RegionId,
+    /// Ed25519 key until then.
+    pub former_signing_key: [u8; 32],
+    /// Ed25519 key from then on.
+    pub signing_key: [u8; 32],
+    /// X25519 key from then on.
+    pub sealing_key: [u8; 32],
+    /// When it was signed.
+    pub created_at: Timestamp,
+}
+
+/// The body that a region signs with its former and its new key.
+pub fn encode_key_change(change: &KeyChange) -> Bytes {
+    let KeyChange {
+        linkage_id,
+        region_id,
+        former_signing_key,
+        signing_key,
+        sealing_key,
+        created_at,
+    } = change;
+    let change = pb::KeyChange {
+        linkage_id: linkage_id.to_string(),
+        region_id: region_id.to_string(),
+        former_signing_key: Bytes::copy_from_slice(former_signing_key),
+        signing_key: Bytes::copy_from_slice(signing_key),
+        sealing_key: Bytes::copy_from_slice(sealing_key),
+        create_time: Some(encode_time(*created_at)),
+    };
+    change.encode_to_vec().into()
+}
+
+/// Reads the body of a change; who signed it is not asked.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn decode_key_change(body: &[u8]) -> Result<KeyChange, Violations> {
+    let mut door = Door::new(Rules::Caller);
+    let value = key_change(&mut door, Path::ROOT, body);
+    door.finish(value)
+}
+
+fn key_change(door: &mut Door, at: Path<'_>, body: &[u8]) -> Option<KeyChange> {
+    door.size(at, body.len(), 1..=KEY_CHANGE_BYTES_MAX)?;
+    let pb::KeyChange {
+        linkage_id,
+        region_id,
+        former_signing_key,
+        signing_key,
+        sealing_key,
+        create_time,
+    } = door.message(at, body)?;
+    let linkage_id = door.slug(at.field("linkage_id"), &linkage_id);
+    let region_id = door.slug(at.field("region_id"), &region_id);
+    let former = door.array(at.field("former_signing_key"), &former_signing_key);
+    let signing_key = door.array(at.field("signing_key"), &signing_key);
+    let sealing_key = door.array(at.field("sealing_key"), &sealing_key);
+    let created_at = door.time(at.field("create_time"), create_time);
+    Some(KeyChange {
+        linkage_id: linkage_id?,
+        region_id: region_id?,
+        former_signing_key: former?,
+        signing_key: signing_key?,
+        sealing_key: sealing_key?,
+        created_at: created_at?,
+    })
+}
+
+fn former_key(door: &mut Door, at: Path<'_>, object: SignedObject) -> Option<FormerKey> {
+    if object.signatures.len() != 2 {
+        return door.refuse(at.field("signatures"), "must be two");
+    }
+    let change = key_change(door, at.field("body"), &object.body)?;
+    Some(FormerKey {
+        signing_key: change.former_signing_key,
+        changed_at: change.created_at,
+        signed: object.encode_to_vec(),
+    })
+}
 
 /// The body that the authority signs.
 pub fn encode(directory: &Directory) -> Bytes {
@@ -182,6 +273,7 @@ fn region(door: &mut Door, at: Path<'_>, region: pb::Region) -> Option<Region> {
         authority_certificate,
         endpoint,
         outline: rings,
+        key_changes,
     } = region;
     let region_id = door.slug(at.field("region_id"), &region_id);
     let level = door.code(at.field("level"), level);
@@ -197,6 +289,8 @@ fn region(door: &mut Door, at: Path<'_>, region: pb::Region) -> Option<Region> {
     let certificate = certificate(door, at.field("authority_certificate"), authority_certificate);
     let endpoint = self::endpoint(door, at.field("endpoint"), endpoint, 0);
     let outline = outline::outline(door, at.field("outline"), rings, 0);
+    let former_keys =
+        door.list(at.field("key_changes"), key_changes, 0..=KEY_CHANGES_MAX, former_key);
     Some(Region {
         region_id: region_id?,
         level: level?,
@@ -209,6 +303,7 @@ fn region(door: &mut Door, at: Path<'_>, region: pb::Region) -> Option<Region> {
         authority_certificate: certificate?,
         endpoint: endpoint?,
         outline: outline?,
+        former_keys: former_keys?,
     })
 }
 
@@ -308,6 +403,7 @@ impl From<&Region> for pb::Region {
             authority_certificate,
             endpoint,
             outline,
+            former_keys,
         } = region;
         Self {
             region_id: region_id.as_str().to_owned(),
@@ -321,6 +417,11 @@ impl From<&Region> for pb::Region {
             authority_certificate: Bytes::copy_from_slice(authority_certificate),
             endpoint: endpoint.clone(),
             outline: outline::encode(outline),
+            // What is held was read before, so that each can be read again.
+            key_changes: former_keys
+                .iter()
+                .filter_map(|former| SignedObject::decode(former.signed.as_slice()).ok())
+                .collect(),
         }
     }
 }

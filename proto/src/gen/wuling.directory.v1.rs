@@ -49,6 +49,33 @@ pub struct Region {
     /// nobody has drawn it.
     #[prost(message, repeated, tag = "11")]
     pub outline: ::prost::alloc::vec::Vec<super::super::kernel::v1::Ring>,
+    /// A KeyChange for each time that it changed its keys by plan, signed, the oldest first, at most 16; each body at
+    /// most 512 bytes.
+    #[prost(message, repeated, tag = "12")]
+    pub key_changes: ::prost::alloc::vec::Vec<super::super::kernel::v1::SignedObject>,
+}
+/// A region changes its keys by plan. Body of a SignedObject, tag `key-change`, signed twice by the region: with the
+/// former and with the new signing key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyChange {
+    /// Slug of 1 to 63 of \[a-z0-9-\].
+    #[prost(string, tag = "1")]
+    pub linkage_id: ::prost::alloc::string::String,
+    /// The region, slug of 1 to 63 of \[a-z0-9-\].
+    #[prost(string, tag = "2")]
+    pub region_id: ::prost::alloc::string::String,
+    /// Ed25519 key that signed for it until then, 32 bytes; the new one of the change before.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub former_signing_key: ::prost::bytes::Bytes,
+    /// Ed25519 key that signs for it from then on, 32 bytes; of the last change the listed one.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub signing_key: ::prost::bytes::Bytes,
+    /// X25519 key to which payloads are sealed from then on, 32 bytes; of the last change the listed one.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub sealing_key: ::prost::bytes::Bytes,
+    /// When it was signed: what the former key signed is taken for 35 days after that.
+    #[prost(message, optional, tag = "6")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// A gateway of the linkage.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -227,6 +227,18 @@ enum RegionWord {
     },
     /// Signs the next list of a county's own townships, where the authority lets it list them
     Publish(townships::Publish),
+    /// Draws the keys that a region changes to, and its card with the change: they count once the card is published
+    Rotate {
+        /// The data folder; its server may be running
+        #[arg(long)]
+        data: PathBuf,
+        /// The region
+        #[arg(long)]
+        region: RegionId,
+        /// Where to write the card
+        #[arg(long)]
+        card: PathBuf,
+    },
     /// Goes on in a new epoch, once a copy was put in the place of the store: its own numbers are taken
     Restore {
         /// The data folder; its server must be stopped
@@ -451,6 +463,10 @@ async fn region(word: RegionWord) -> Result<()> {
         }
         RegionWord::Trust { data, authority } => linkage::install_trust(&authority, &data),
         RegionWord::Publish(words) => townships::publish(words).await,
+        RegionWord::Rotate { data, region, card } => {
+            let (linkage_id, made) = linkage::rotate_region(&data, &region, now, &SystemEntropy)?;
+            write_card(&card, linkage_id, vec![made], Vec::new())
+        }
         RegionWord::Restore { data, region } => {
             let now = SystemClock.now();
             let (left, epoch) =

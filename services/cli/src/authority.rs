@@ -5,7 +5,7 @@
 //! what is newest and who was revoked, and lies on a machine that is always on. What they have signed is the
 //! folder `trust`, of which every region and gateway gets a copy, by hand or over the gateway.
 
-use crate::linkage::fixed;
+use crate::linkage::{fixed, hex};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use domain::directory::{Directory, Gateway, Region, RegionLevel};
@@ -257,6 +257,26 @@ impl Authority {
         self.say(freshness, now)
     }
 
+    /// Says that a key which a region had before its present one is no longer believed, wherever it signed.
+    ///
+    /// # Errors
+    /// When it had no such key, the freshness key is not here, or the disk refuses.
+    pub fn revoke_former(self, region: &RegionId, key: &str, now: Timestamp) -> Result<Self> {
+        let listed = self.trust.directory.regions.get(region);
+        let keys = listed.iter().flat_map(|listed| &listed.former_keys);
+        let mut keys = keys.map(|former| key_fingerprint(&former.signing_key));
+        let Some(key_sha256) = keys.find(|sha256| hex(sha256) == key) else {
+            bail!("{region} had no such key before its present one")
+        };
+        let mut freshness = self.freshness()?;
+        let member = Member::Region(region.clone());
+        if !freshness.revokes(&member, &key_sha256) {
+            let revocation = Revocation { member, key_sha256, revoked_at: now, cut: None };
+            freshness.revocations.push(revocation);
+        }
+        self.say(freshness, now)
+    }
+
     /// What is newest with the member revoked, and where it says so.
     fn revoked(&self, member: Member, now: Timestamp) -> Result<(Freshness, usize)> {
         let directory = &self.trust.directory;
@@ -326,6 +346,31 @@ impl Authority {
     fn freshness(&self) -> Result<Freshness> {
         self.trust.freshness.clone().context("this authority has never said what is newest")
     }
+}
+
+/// Those of these regions whose keys a card changes by plan.
+///
+/// # Errors
+/// When a card has another signing key than is listed, and the changes on it do not begin with that, unless it was
+/// revoked: then nobody can sign the change.
+pub fn key_changes<'a>(trust: &Trust, cards: &'a [Region]) -> Result<Vec<&'a RegionId>> {
+    let mut changed = Vec::new();
+    for Region { region_id, signing_key, former_keys, .. } in cards {
+        let listed = trust.directory.regions.get(region_id);
+        let Some(listed) = listed.filter(|listed| listed.signing_key != *signing_key) else {
+            continue;
+        };
+        let leads = former_keys.iter().any(|former| former.signing_key == listed.signing_key);
+        ensure!(
+            leads || trust.is_revoked(listed),
+            "the card of {region_id} has other keys than are listed and no change that leads to them: have it made by \
+             `region rotate`, or say --replace, and all that it has agreed must be signed again"
+        );
+        if leads {
+            changed.push(region_id);
+        }
+    }
+    Ok(changed)
 }
 
 /// Shows a gateway what is newest; from there it reaches every region.

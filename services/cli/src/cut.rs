@@ -91,10 +91,9 @@ pub fn cut(trust: &Trust, region: &RegionId, files: &[PathBuf]) -> Result<Cut> {
 fn receipt(trust: &Trust, region: &RegionId, object: &SignedObject) -> Result<Receipt> {
     let signer = signed::signer(object)?;
     ensure!(signer != *region, "a region that is revoked does not sign for itself");
-    let Some(listed) = trust.find_region(&signer) else {
-        bail!("{signer} is not in the directory, or is revoked")
-    };
-    let receipt = Receipt::verify(object, &listed.signing_key)?;
+    let key = trust.key_of(&signer, signed::key_id_of(object), SystemClock.now());
+    let Some(key) = key else { bail!("{signer} is not in the directory, or is revoked") };
+    let receipt = Receipt::verify(object, &key)?;
     let origin = &receipt.stream.origin;
     ensure!(origin == region, "{signer} has signed for a stream of {origin}");
     Ok(receipt)

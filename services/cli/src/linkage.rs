@@ -108,7 +108,34 @@ pub async fn init_region(
         authority_certificate: authority.certificate_der().to_vec(),
         endpoint: spec.endpoint,
         outline: spec.outline,
+        former_keys: Vec::new(),
     })
+}
+
+/// What a data folder holds of the linkage.
+///
+/// # Errors
+/// When it is not believed.
+pub fn read_trust(data: &Path, now: Timestamp) -> Result<Arc<trust::Trust>> {
+    Ok(Arc::clone(TrustFolder::open(data, now, trust::believe)?.held()))
+}
+
+/// Draws the keys that a region changes to by plan, where they are not drawn yet; gives its linkage and its card with
+/// the change, which the authority or its county must publish.
+///
+/// # Errors
+/// When the folder does not hold the listed keys, or the disk refuses.
+pub fn rotate_region(
+    data: &Path,
+    region: &RegionId,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<(LinkageId, Region)> {
+    let trust = read_trust(data, now)?;
+    let linkage = &trust.directory.linkage_id;
+    let listed = trust.directory.regions.get(region);
+    let listed = listed.with_context(|| format!("{region} is not in the directory"))?;
+    Ok((linkage.clone(), region::folder::keys::rotate(data, linkage, listed, now, entropy)?))
 }
 
 /// What shall be different in a county's list of its townships.

@@ -38,6 +38,17 @@ pub struct DivisionCode {
     pub edition: String,
 }
 
+/// A key that signed for a region until the region changed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormerKey {
+    /// Ed25519 key.
+    pub signing_key: [u8; 32],
+    /// When it was changed.
+    pub changed_at: Timestamp,
+    /// The change, as both keys signed it.
+    pub signed: Vec<u8>,
+}
+
 /// A region of the linkage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -63,6 +74,8 @@ pub struct Region {
     pub endpoint: String,
     /// Its area, as far as it is drawn.
     pub outline: Outline,
+    /// Keys that it had before, the oldest first.
+    pub former_keys: Vec<FormerKey>,
 }
 
 /// A gateway of the linkage.

@@ -249,6 +249,7 @@ pub(crate) fn directory() -> Directory {
             authority_certificate: Vec::new(),
             endpoint: String::new(),
             outline: OUTLINES.get(slug).cloned().unwrap_or_default(),
+            former_keys: Vec::new(),
         };
         (region_id, found)
     });

@@ -8,7 +8,8 @@ use proto::convert::entry::{self, Entry};
 use proto::kernel::v1::SignedObject;
 use seal::chain;
 use seal::key::sha256;
-use seal::signed::Receipt;
+use seal::signed::{Receipt, key_id_of};
+use seal::trust::key_ever;
 use std::collections::{BTreeMap, HashMap};
 use storage::ReadError;
 use storage::audit::{Report, What};
@@ -121,7 +122,10 @@ async fn next(store: &Store, stream: &StreamId, after: u64) -> Option<Vec<Outbox
 fn verified(row: &ReceiptRow, directory: &Directory) -> bool {
     let Some(party) = directory.regions.get(&row.party) else { return false };
     let object = SignedObject::decode(row.signed.clone()).ok();
-    let receipt = object.and_then(|object| Receipt::verify(&object, &party.signing_key).ok());
+    let receipt = object.and_then(|object| {
+        let key = key_ever(party, key_id_of(&object));
+        Receipt::verify(&object, &key).ok()
+    });
     receipt.is_some_and(|receipt| {
         (receipt.stream, receipt.position, receipt.party, receipt.parked_count)
             == (row.stream.clone(), row.position, row.party.clone(), row.parked_count)

@@ -3,8 +3,10 @@
 use domain::agreement::Agreement;
 use domain::directory::{Directory, Region};
 use domain::kernel::{AgreementId, LinkageId, RegionId};
+use domain::stream::Position;
 use proto::kernel::v1::SignedObject;
-use seal::key::{SealingKey, SigningKey, key_fingerprint};
+use seal::key::{SealingKey, SigningKey};
+use seal::segment::{SaltedEntry, Segment, SegmentError};
 use seal::trust::Trust;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,6 +38,8 @@ pub struct Book {
     pub signing: SigningKey,
     /// Opens what is sealed to it.
     pub sealing: SealingKey,
+    /// Open what was sealed to it before it changed its keys, or by who has heard of the change before it.
+    pub sealing_beside: Vec<SealingKey>,
     /// The linkage.
     pub trust: Arc<Trust>,
     /// Versions of agreements that this region is a party of, and those that have left it out.
@@ -85,11 +89,29 @@ impl Book {
         self.agreements.iter().map(|(version, signed)| (*version, of(signed))).collect()
     }
 
-    /// A party of an agreement that is believed, with the key that the agreement pins.
+    /// A party of an agreement that is believed, with a key that the agreement pins, or that came after it.
     pub fn find_party(&self, agreement: &Agreement, region: &RegionId) -> Option<&Region> {
         let party = agreement.parties.iter().find(|party| party.region == *region)?;
         let listed = self.find_region(region)?;
-        (key_fingerprint(&listed.signing_key) == party.signing_key_sha256).then_some(listed)
+        self.trust.is_pinned(party).then_some(listed)
+    }
+
+    /// The keys with which what is sealed to this region may open, the likeliest first.
+    pub fn openers(&self) -> impl Iterator<Item = &SealingKey> {
+        std::iter::once(&self.sealing).chain(&self.sealing_beside)
+    }
+
+    /// Opens a segment, with the first key that fits.
+    pub(crate) fn open(
+        &self,
+        segment: &Segment,
+    ) -> Result<Vec<(Position, SaltedEntry)>, SegmentError> {
+        let opened = segment.open(&self.region, &self.sealing);
+        let again = |opened, key| match opened {
+            Err(SegmentError::Unopenable) => segment.open(&self.region, key),
+            opened => opened,
+        };
+        self.sealing_beside.iter().fold(opened, again)
     }
 
     /// The parties of an agreement with the keys to seal to, by id, the origin among them: without those who

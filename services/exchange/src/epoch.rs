@@ -121,10 +121,12 @@ impl Exchange {
             }
             Err(_) => return Ok(None),
         };
-        let public = home.book.signing.public();
+        let (book, now) = (&home.book, home.clock.now());
         for bytes in answer.segments {
             let Ok(segment) = Segment::parse(bytes) else { continue };
-            let signed = segment.stream() == stream && segment.verify(&public).is_ok();
+            let key = book.trust.key_of(&book.region, &segment.key_id(), now);
+            let signed =
+                segment.stream() == stream && key.is_some_and(|key| segment.verify(&key).is_ok());
             if signed && !home.knows(stream, segment.after()).await? {
                 return Ok(Some(self.parents(&segment)));
             }
@@ -135,7 +137,7 @@ impl Exchange {
     /// The epochs that a stream's own follows, by its first entry.
     fn parents(&self, segment: &Segment) -> Vec<Epoch> {
         let book = &self.home.book;
-        let opened = segment.open(&book.region, &book.sealing).unwrap_or_default();
+        let opened = book.open(segment).unwrap_or_default();
         let first = opened.into_iter().next().map(|(_, salted)| entry::decode(salted.entry));
         match first {
             Some(Ok(Entry::Start { parents, .. })) => {

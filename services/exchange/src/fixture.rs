@@ -69,6 +69,7 @@ pub(crate) fn book(region: &str) -> Book {
             authority_certificate: Vec::new(),
             endpoint: String::new(),
             outline: Outline::default(),
+            former_keys: Vec::new(),
         };
         (slug(name), region)
     });
@@ -97,6 +98,7 @@ pub(crate) fn book(region: &str) -> Book {
         region: slug(region),
         signing: signing(region),
         sealing: sealing(region),
+        sealing_beside: Vec::new(),
         trust: Arc::new(Trust::of(Directory {
             linkage_id: LinkageId::parse("wuling").expect("a slug"),
             version: 1,

@@ -218,6 +218,6 @@ impl Home {
     /// The key of the region that claims to have signed, if it is believed.
     pub(crate) fn key_of_signer(&self, object: &SignedObject) -> Option<[u8; 32]> {
         let signer = signed::signer(object).ok()?;
-        Some(self.book.find_region(&signer)?.signing_key)
+        self.book.trust.key_of(&signer, signed::key_id_of(object), self.clock.now())
     }
 }

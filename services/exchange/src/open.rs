@@ -44,7 +44,9 @@ pub fn open(
     if stream.origin == book.region || !agreement.has_party(&stream.origin) {
         return Err(refuse(Reason::NotAParty));
     }
-    let origin = book.find_party(agreement, &stream.origin).ok_or(refuse(Reason::RegionRevoked))?;
+    if book.find_party(agreement, &stream.origin).is_none() {
+        return Err(refuse(Reason::RegionRevoked));
+    }
     let mut reached = cursor;
     let mut entries = Vec::new();
     // No line is open for these then; a file may bring them.
@@ -61,11 +63,13 @@ pub fn open(
         if segment.last_seq() <= reached.seq {
             continue;
         }
-        segment.verify(&origin.signing_key).map_err(|error| refuse(error.reason()))?;
+        let key = book.trust.key_of(&stream.origin, &segment.key_id(), now);
+        let key = key.ok_or(refuse(Reason::RegionRevoked))?;
+        segment.verify(&key).map_err(|error| refuse(error.reason()))?;
         if segment.before().seq > reached.seq {
             break;
         }
-        let opened = match segment.open(&book.region, &book.sealing) {
+        let opened = match book.open(segment) {
             Ok(opened) => opened,
             Err(error) => return Err(refuse(error.reason())),
         };
@@ -223,11 +227,11 @@ impl Reader<'_> {
         (birth, record, t): &(RegionId, RecordId, u32),
         transfers: &[Vec<u8>],
     ) -> Option<Claim> {
-        let (origin, directory) = (&self.stream.origin, self.book.directory());
+        let (origin, trust) = (&self.stream.origin, &self.book.trust);
         if *t == 0 {
             return (birth == origin).then_some(Claim::Proven);
         }
-        match transfer::proves((birth, *record), *t, transfers, origin, directory) {
+        match transfer::proves((birth, *record), *t, transfers, origin, trust) {
             Proof::Good => Some(Claim::Proven),
             Proof::Unknown => Some(Claim::Unproven),
             Proof::Bad => None,
@@ -242,7 +246,7 @@ impl Reader<'_> {
             Word::Recall(offer) => Ok(Some(TransferWord::Recall(offer))),
             Word::Return(offer, reason) => Ok(Some(TransferWord::Return(offer, reason))),
             Word::Offer { offer: object, enc, sealed } => {
-                let offer = transfer::offer(&object, book.directory()).map_err(refused)?;
+                let offer = transfer::offer(&object, &book.trust).map_err(refused)?;
                 if offer.from != *origin || offer.agreement != self.stream.agreement {
                     return Err(Reason::NotTheOwner);
                 }
@@ -252,7 +256,8 @@ impl Reader<'_> {
                 if offer.sealed_sha256 != seal::key::sha256(&sealed) {
                     return Err(Reason::EntryUnreadable);
                 }
-                let opened = transfer::open(&book.region, &book.sealing, enc, &sealed);
+                let open = |key| transfer::open(&book.region, key, enc.clone(), &sealed);
+                let opened = book.openers().find_map(open);
                 let bytes = Bytes::from(opened.ok_or(Reason::EntryUnreadable)?);
                 let record = kernel::Record::decode(bytes.clone());
                 let record = record.map_err(|_| Reason::EntryUnreadable)?;
@@ -271,7 +276,7 @@ impl Reader<'_> {
                 Ok(Some(TransferWord::Offer(offered, bytes)))
             }
             Word::Accept(object) => {
-                let accept = transfer::accept(&object, book.directory()).map_err(refused)?;
+                let accept = transfer::accept(&object, &book.trust).map_err(refused)?;
                 let domain::transfer::Accept { offer, revision, .. } = accept;
                 let next = (offer.revision.t.checked_add(1), offer.revision.n.checked_add(1));
                 if offer.to != *origin || (Some(revision.t), Some(revision.n)) != next {

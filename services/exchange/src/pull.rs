@@ -260,9 +260,10 @@ impl Pull {
         of: &RegionId,
         heads: &[SignedObject],
     ) -> Result<BTreeMap<StreamId, Position>, PullError> {
-        let key = self.home.book.find_region(of).map(|listed| listed.signing_key);
-        let key = key.ok_or(PullError::Refused(Reason::RegionRevoked))?;
+        let (trust, now) = (&self.home.book.trust, self.home.clock.now());
         let verify = |object: &SignedObject| {
+            let key = trust.key_of(of, seal::signed::key_id_of(object), now);
+            let key = key.ok_or(PullError::Refused(Reason::RegionRevoked))?;
             let head = Head::verify(object, &key);
             let head = head.map_err(|error| PullError::Refused(error.reason()))?;
             Ok((head.stream, head.position))

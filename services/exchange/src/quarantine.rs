@@ -10,6 +10,7 @@ use domain::freshness::Cut;
 use domain::kernel::Reason;
 use domain::stream::{Position, StreamId};
 use seal::chain;
+use seal::key::key_fingerprint;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use storage::region::{Cutting, HeldView, StreamCut, StreamRow};
 use storage::{ReadError, StoreError};
@@ -69,7 +70,15 @@ fn cut_of<'a>(book: &'a Book, stream: &StreamId) -> Option<&'a Cut> {
     let mut parties = agreement.into_iter().flat_map(|agreement| &agreement.parties);
     let party = parties.find(|party| party.region == stream.origin);
     let key_sha256 = party.map(|party| &party.signing_key_sha256);
-    book.trust.freshness.as_ref()?.cut_of(&stream.origin, key_sha256)
+    let freshness = book.trust.freshness.as_ref()?;
+    // Under an agreement that pins a former key the one signs that came after it.
+    let after = || {
+        let listed = book.directory().regions.get(&stream.origin)?;
+        let key_sha256 = key_fingerprint(&listed.signing_key);
+        let came_after = party.is_some_and(|party| book.trust.is_pinned(party));
+        came_after.then(|| freshness.cut_of(&stream.origin, Some(&key_sha256))).flatten()
+    };
+    freshness.cut_of(&stream.origin, key_sha256).or_else(after)
 }
 
 /// Streams that are not cut as the book says, or of which more was applied since, and where it cuts them.

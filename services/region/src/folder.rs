@@ -3,10 +3,14 @@
 //! ```text
 //! trust/root.pub linkage.signed                            the linkage, as its authority signed it
 //! regions/<id>/signing.key sealing.key authority.crt authority.key
+//! regions/<id>/signing.next sealing.next                   the keys that it changes to once they are listed
+//! regions/<id>/sealing.former                              opens what was sealed before the last change
 //! regions/<id>/agreements/*.signed                         what it agreed
 //! regions/<id>/store.sqlite                                its records
 //! regions/<id>/mark                                        which file that was, and how far it went
 //! ```
+
+pub mod keys;
 
 use domain::agreement::{Consent, SHORT_VERSIONS_MAX};
 use domain::directory::Directory;
@@ -44,6 +48,14 @@ pub enum FolderError {
     /// A file is missing or unreadable.
     #[error("cannot read {path}")]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {path}")]
+    Write {
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -105,10 +117,15 @@ pub(crate) fn read_region(
     now: Timestamp,
 ) -> Result<Loaded, FolderError> {
     let dir = region_dir(data, region);
-    let signing = SigningKey::from_seed(&fixed(&dir.join("signing.key"))?);
-    let sealing = SealingKey::from_bytes(&fixed(&dir.join("sealing.key"))?);
+    let listed = trust.directory.regions.get(region);
+    if let Some(listed) = listed {
+        keys::take_next(&dir, listed)?;
+    }
+    let signing = SigningKey::from_seed(&fixed(&dir.join(keys::SIGNING))?);
+    let sealing = SealingKey::from_bytes(&fixed(&dir.join(keys::SEALING))?);
+    let sealing_beside = keys::beside(&dir, listed, now);
     let authority = read_authority(&dir)?;
-    let listed = trust.directory.regions.get(region).is_some_and(|listed| {
+    let listed = listed.is_some_and(|listed| {
         listed.signing_key == signing.public()
             && listed.sealing_key == sealing.public()
             && listed.authority_certificate == authority.certificate_der()
@@ -118,7 +135,8 @@ pub(crate) fn read_region(
     }
     let agreements = read_agreements(&dir.join(AGREEMENTS), region, trust, now)?;
     let trust = Arc::clone(trust);
-    let book = Book { region: region.clone(), signing, sealing, trust, agreements };
+    let region = region.clone();
+    let book = Book { region, signing, sealing, sealing_beside, trust, agreements };
     Ok(Loaded { book, authority })
 }
 
@@ -135,16 +153,14 @@ pub fn recipients(
     Ok(read_region(data, region, trust.held(), now)?.book.recipients())
 }
 
-/// Tells a region's agreements from what they were before: names and times of the files.
-pub(crate) fn stamp(data: &Path, region: &RegionId) -> Vec<(PathBuf, Option<SystemTime>)> {
+/// Tells a region's agreements and its next keys from what they were before: names and times of the files.
+pub(crate) fn stamp(data: &Path, region: &RegionId) -> Vec<(Option<SystemTime>, PathBuf)> {
     let entries = std::fs::read_dir(region_dir(data, region).join(AGREEMENTS));
-    let mut found: Vec<_> = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| is_signed(&entry.path()))
-        .map(|entry| (entry.path(), entry.metadata().ok().and_then(|file| file.modified().ok())))
-        .collect();
+    let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut paths: Vec<_> = paths.filter(|path| is_signed(path)).collect();
+    paths.push(region_dir(data, region).join(keys::SEALING_NEXT));
+    let modified = |path: &PathBuf| path.metadata().ok().and_then(|file| file.modified().ok());
+    let mut found: Vec<_> = paths.into_iter().map(|path| (modified(&path), path)).collect();
     found.sort();
     found
 }
@@ -194,7 +210,7 @@ fn read_agreements(
     let mut agreements: BTreeMap<_, SignedAgreement> = BTreeMap::new();
     for ((id, version), path, signed) in files {
         let before = agreements.get(&(id, version.saturating_sub(1))).map(|held| &held.agreement);
-        let agreement = match seal::trust::agreement_again(&signed, before, &trust.directory) {
+        let agreement = match seal::trust::agreement_again(&signed, before, trust) {
             Ok(agreement) => agreement,
             Err(error) => {
                 not_taken(&path, &error);

@@ -59,7 +59,7 @@ pub(crate) struct Own {
 }
 
 /// Tells a folder of agreements from what it was before.
-type Stamp = Vec<(PathBuf, Option<SystemTime>)>;
+type Stamp = Vec<(Option<SystemTime>, PathBuf)>;
 
 impl Own {
     /// Certificates of all hosted regions, and whom they trust: each its own devices without those that

@@ -1,6 +1,6 @@
 //! An agreement version on its way from its first signature to its last.
 
-use crate::key::{key_fingerprint, key_id};
+use crate::key::key_id;
 use crate::trust::{self, Trust, TrustError};
 use crate::{signed, tag};
 use domain::agreement::{Agreement, Consent};
@@ -83,7 +83,7 @@ impl Proposal {
             (Some(before), Some(_)) => before.consent(&agreement),
             (_, None) => Consent::All,
         };
-        trust::all_listed(&agreement, &trust.directory)?;
+        trust::all_listed(&agreement, trust)?;
         if now >= agreement.proposal_expires_at() {
             return Err(ProposalError::Expired);
         }
@@ -107,19 +107,21 @@ impl Proposal {
         let left = before.filter(|_| matches!(consent, Consent::Leaver(_)));
         let parties = agreement.parties.iter().chain(left.iter().flat_map(|left| &left.parties));
         for party in parties {
-            let pinned = |key: &[u8; 32]| key_fingerprint(key) == party.signing_key_sha256;
-            let listed = trust.find_region(&party.region).map(|listed| listed.signing_key);
-            let Some(key) = listed.filter(pinned) else { continue };
+            let listed = trust.find_region(&party.region);
+            let keys = listed.and_then(|_| trust.keys_of(party)).unwrap_or_default();
             let name = party.region.as_str();
-            match signed::verify_one(object, tag::AGREEMENT, name, &key) {
-                Ok(_) => {
-                    let mut of_key = object.signatures.iter().filter(|signature| {
-                        signature.signer == name && signature.key_id == key_id(&key)[..]
-                    });
-                    good.extend(of_key.next().map(|signature| (&party.region, signature.clone())));
+            for key in keys {
+                match signed::verify_one(object, tag::AGREEMENT, name, &key) {
+                    Ok(_) => {
+                        let mut of_key = object.signatures.iter().filter(|signature| {
+                            signature.signer == name && signature.key_id == key_id(&key)[..]
+                        });
+                        let signature = of_key.next().cloned();
+                        good.extend(signature.map(|signature| (&party.region, signature)));
+                    }
+                    Err(signed::SignedError::SignatureMissing(_)) => {}
+                    Err(error) => bad = Some(error),
                 }
-                Err(signed::SignedError::SignatureMissing(_)) => {}
-                Err(error) => bad = Some(error),
             }
         }
         if good.is_empty() {

@@ -155,6 +155,11 @@ pub fn signer(object: &SignedObject) -> Result<RegionId, SignedError> {
     }
 }
 
+/// The key that the first signature claims: a hint which of a region's keys to take. Empty where there is none.
+pub fn key_id_of(object: &SignedObject) -> &[u8] {
+    object.signatures.first().map_or(&[], |signature| &signature.key_id)
+}
+
 /// Decodes the body of an object that one region signed for itself.
 fn verify_own<M: Message + Default>(
     object: &SignedObject,

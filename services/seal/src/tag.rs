@@ -24,6 +24,8 @@ pub const AGREEMENT: &[u8] = b"wuling:agreement:v1\0";
 pub const DIRECTORY: &[u8] = b"wuling:directory:v1\0";
 /// Signed object whose body is `directory.v1.DelegatedDirectory`.
 pub const DELEGATED_DIRECTORY: &[u8] = b"wuling:delegated-directory:v1\0";
+/// Signed object whose body is `directory.v1.KeyChange`.
+pub const KEY_CHANGE: &[u8] = b"wuling:key-change:v1\0";
 /// Signed object by which the root key vouches for the directory key.
 pub const DIRECTORY_KEY: &[u8] = b"wuling:directory-key:v1\0";
 /// Signed object whose body is `directory.v1.Freshness`.
@@ -53,6 +55,7 @@ mod tests {
             AGREEMENT,
             DIRECTORY,
             DELEGATED_DIRECTORY,
+            KEY_CHANGE,
             DIRECTORY_KEY,
             FRESHNESS,
             OFFER,

@@ -3,8 +3,8 @@
 use crate::key::{SealingKey, SigningKey, Wrapped, sha256, wrap};
 use crate::signed::{self, SignedError};
 use crate::tag;
+use crate::trust::Trust;
 use bytes::Bytes;
-use domain::directory::Directory;
 use domain::kernel::{RecordId, RegionId, Revision, Timestamp};
 use domain::transfer::{Accept, Offer};
 use prost::Message as _;
@@ -46,9 +46,9 @@ pub fn sign_accept(
 ///
 /// # Errors
 /// When it is not well formed, or not signed by who offers.
-pub fn offer(object: &SignedObject, directory: &Directory) -> Result<Offer, SignedError> {
+pub fn offer(object: &SignedObject, trust: &Trust) -> Result<Offer, SignedError> {
     let offer = read_offer(object)?;
-    verify(object, tag::OFFER, &offer.from, directory)?;
+    verify(object, tag::OFFER, &offer.from, trust)?;
     Ok(offer)
 }
 
@@ -60,10 +60,10 @@ fn read_offer(object: &SignedObject) -> Result<Offer, SignedError> {
 ///
 /// # Errors
 /// When it is not well formed, or a signature is missing.
-pub fn accept(object: &SignedObject, directory: &Directory) -> Result<Accept, SignedError> {
+pub fn accept(object: &SignedObject, trust: &Trust) -> Result<Accept, SignedError> {
     let (accept, offer) = read_accept(object)?;
-    verify(&offer, tag::OFFER, &accept.offer.from, directory)?;
-    verify(object, tag::ACCEPT, &accept.offer.to, directory)?;
+    verify(&offer, tag::OFFER, &accept.offer.from, trust)?;
+    verify(object, tag::ACCEPT, &accept.offer.to, trust)?;
     Ok(accept)
 }
 
@@ -80,16 +80,17 @@ pub fn offer_sha256(object: &SignedObject) -> [u8; 32] {
     sha256(&object.body)
 }
 
-/// By the key in the directory, also of who was revoked since: what it gave away is not its own any more.
+/// By a key that the directory says it has or had, also of who was revoked since: what it gave away is not its own any more.
 fn verify(
     object: &SignedObject,
     tag: &[u8],
     signer: &RegionId,
-    directory: &Directory,
+    trust: &Trust,
 ) -> Result<(), SignedError> {
-    let listed = directory.regions.get(signer);
+    let listed = trust.directory.regions.get(signer);
     let listed = listed.ok_or_else(|| SignedError::KeyUnknown(signer.to_string()))?;
-    signed::verify_one(object, tag, signer.as_str(), &listed.signing_key).map(drop)
+    let key = trust.key_lasting(listed, signed::key_id_of(object));
+    signed::verify_one(object, tag, signer.as_str(), &key).map(drop)
 }
 
 /// What a chain of acceptances is worth.
@@ -111,7 +112,7 @@ pub fn proves(
     t: u32,
     transfers: &[Vec<u8>],
     owner: &RegionId,
-    directory: &Directory,
+    trust: &Trust,
 ) -> Proof {
     let Some(transfers) = usize::try_from(t).ok().and_then(|t| transfers.get(..t)) else {
         return Proof::Bad;
@@ -123,7 +124,7 @@ pub fn proves(
         if !read.follows((birth, record), &at, t) {
             return Proof::Bad;
         }
-        match accept(&object, directory) {
+        match accept(&object, trust) {
             Ok(_) => {}
             Err(SignedError::KeyUnknown(_)) => proof = Proof::Unknown,
             Err(_) => return Proof::Bad,

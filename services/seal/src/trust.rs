@@ -2,6 +2,7 @@
 //! directory, what counties list of it, freshness, agreements.
 
 mod delegated;
+mod keys;
 
 use crate::key::{key_fingerprint, sha256};
 use crate::{signed, tag};
@@ -16,6 +17,7 @@ use proto::kernel::v1::SignedObject;
 use std::collections::BTreeMap;
 
 pub use delegated::{PART_BYTES_MAX, SET_BYTES_MAX};
+pub use keys::{KEY_DAYS, change, key_ever};
 
 /// The name under which an authority signs.
 pub const AUTHORITY: &str = "authority";
@@ -79,6 +81,9 @@ pub enum TrustError {
     /// The county was revoked.
     #[error("{0}, which lists townships, is revoked")]
     CountyRevoked(RegionId),
+    /// The changes of a region's keys are not signed by both keys, or do not lead to the listed ones.
+    #[error("the changes of the keys of {0} do not lead to the keys that are listed")]
+    KeyChangeBroken(RegionId),
     /// More townships than the authority lets the county list.
     #[error("{0} lists more townships than the authority lets it")]
     TownshipsTooMany(RegionId),
@@ -122,6 +127,7 @@ impl TrustError {
             | Self::KeyReplaced
             | Self::OtherLinkage
             | Self::Ahead
+            | Self::KeyChangeBroken(_)
             | Self::KeyNotPinned(_) => Reason::SignatureInvalid,
             Self::Forked | Self::PartForked(_) => Reason::TrustForked,
             Self::NotFresh | Self::PartOld(_) => Reason::TrustStale,
@@ -190,6 +196,9 @@ impl Trust {
             .map_err(|source| TrustError::Malformed { what: DIRECTORY, source })?;
         if directory.linkage_id.as_str() != key.linkage_id {
             return Err(TrustError::OtherLinkage);
+        }
+        for region in directory.regions.values() {
+            keys::verify(&directory.linkage_id, region)?;
         }
         // By when it was signed: a key that has run out signs nothing new, and what it signed grows old.
         if !(from..until).contains(&directory.created_at) {
@@ -459,19 +468,19 @@ pub fn agreement(
     trust: &Trust,
 ) -> Result<Agreement, TrustError> {
     let agreement = read_agreement(object)?;
-    let directory = &trust.directory;
-    all_listed(&agreement, directory)?;
-    consented(object, &agreement, before, (directory, Left::Refused(trust)))?;
+    all_listed(&agreement, trust)?;
+    consented(object, &agreement, before, trust, Left::Refused)?;
     Ok(agreement)
 }
 
-/// Whether every party is in the directory with the key that the agreement pins.
-pub(crate) fn all_listed(agreement: &Agreement, directory: &Directory) -> Result<(), TrustError> {
+/// Whether every party is in the directory, and the key that the agreement pins is or was its own.
+pub(crate) fn all_listed(agreement: &Agreement, trust: &Trust) -> Result<(), TrustError> {
     for party in &agreement.parties {
         let name = || party.region.to_string();
-        let listed = directory.regions.get(&party.region);
-        let key = &listed.ok_or_else(|| TrustError::PartyUnknown(name()))?.signing_key;
-        if key_fingerprint(key) != party.signing_key_sha256 {
+        if !trust.directory.regions.contains_key(&party.region) {
+            return Err(TrustError::PartyUnknown(name()));
+        }
+        if !trust.is_pinned(party) {
             return Err(TrustError::KeyNotPinned(name()));
         }
     }
@@ -487,10 +496,10 @@ pub(crate) fn all_listed(agreement: &Agreement, directory: &Directory) -> Result
 pub fn agreement_again(
     object: &SignedObject,
     before: Option<&Agreement>,
-    directory: &Directory,
+    trust: &Trust,
 ) -> Result<Agreement, TrustError> {
     let agreement = read_agreement(object)?;
-    consented(object, &agreement, before, (directory, Left::Taken))?;
+    consented(object, &agreement, before, trust, Left::Taken)?;
     Ok(agreement)
 }
 
@@ -505,9 +514,9 @@ pub fn read_agreement(object: &SignedObject) -> Result<Agreement, TrustError> {
 
 /// What becomes of a signature that cannot be looked at, because who signed has left the linkage or has another key.
 #[derive(Clone, Copy)]
-enum Left<'a> {
+enum Left {
     /// It does not count, and neither does that of a region that was revoked where fewer than all must sign.
-    Refused(&'a Trust),
+    Refused,
     /// It was looked at before.
     Taken,
 }
@@ -517,7 +526,8 @@ fn consented(
     object: &SignedObject,
     agreement: &Agreement,
     before: Option<&Agreement>,
-    (directory, left): (&Directory, Left<'_>),
+    trust: &Trust,
+    left: Left,
 ) -> Result<(), TrustError> {
     let before = before.filter(|before| before.version.checked_add(1) == Some(agreement.version));
     let consent = match (before, agreement.supersedes) {
@@ -528,12 +538,8 @@ fn consented(
         _ => Consent::All,
     };
     let pinned = |parties: &[Party]| -> Vec<_> {
-        let key = |party: &Party| {
-            let key = directory.regions.get(&party.region)?.signing_key;
-            let pinned = key_fingerprint(&key) == party.signing_key_sha256;
-            pinned.then(|| (party.region.as_str().to_owned(), key))
-        };
-        parties.iter().filter_map(key).collect()
+        let keys = |party: &Party| Some((party.region.as_str().to_owned(), trust.keys_of(party)?));
+        parties.iter().filter_map(keys).collect()
     };
     let mut signers = pinned(&agreement.parties);
     let enough = match &consent {
@@ -548,7 +554,7 @@ fn consented(
             if matches!(left, Left::Taken) { signers.len() } else { 1 }
         }
     };
-    if let (Left::Refused(trust), Consent::AllButOne | Consent::Any) = (left, &consent) {
+    if let (Left::Refused, Consent::AllButOne | Consent::Any) = (left, &consent) {
         // Its key may be in other hands.
         let revoked = |party: &Party| trust.find_region(&party.region).is_none();
         let revoked: Vec<_> = agreement.parties.iter().filter(|party| revoked(party)).collect();
@@ -556,10 +562,13 @@ fn consented(
     }
     let mut missing = None;
     let mut good = 0;
-    for (signer, key) in &signers {
-        match signed::verify_one(object, tag::AGREEMENT, signer, key) {
-            Ok(_) => good += 1,
-            Err(source) => missing = Some(source),
+    for (signer, keys) in &signers {
+        let verify = |key| signed::verify_one(object, tag::AGREEMENT, signer, key).map(drop);
+        // The newest is looked at last, and what is wrong is said of it.
+        let verdict = keys.iter().map(verify).reduce(|before, next| before.or(next));
+        match verdict {
+            Some(Err(source)) => missing = Some(source),
+            _ => good += 1,
         }
     }
     if good >= enough {

@@ -186,7 +186,8 @@ impl GatewayNode {
 
     fn hello(&mut self, bus: &mut Bus, conn: ConnId, nonce: [u8; 32], object: &SignedObject) {
         let signer = seal::signed::signer(object).unwrap();
-        let key = self.book.signing_key(&signer).unwrap();
+        let id = seal::signed::key_id_of(object);
+        let key = self.book.signing_key(&signer, id, bus.time(0)).unwrap();
         let hello = Hello::verify(object, &key, &nonce, &gateway_id(self.index)).unwrap();
         let lanes = Lanes::of(&hello.lanes);
         let ticket = self.registry.enter(&hello.region, lanes);
@@ -270,10 +271,12 @@ impl GatewayNode {
                 Ok(receipt) => self.submit(bus, Job::Receipt(receipt)),
                 Err(refused) => self.refuse(bus, conn, &refused),
             },
-            Up::Head(object) => match intake::head(&self.book, &link.region, &object) {
-                Ok((stream, signed)) => self.submit(bus, Job::Head(stream, signed)),
-                Err(refused) => self.refuse(bus, conn, &refused),
-            },
+            Up::Head(object) => {
+                match intake::head(&self.book, &link.region, &object, bus.time(0)) {
+                    Ok((stream, signed)) => self.submit(bus, Job::Head(stream, signed)),
+                    Err(refused) => self.refuse(bus, conn, &refused),
+                }
+            }
             Up::Agreement(object) => {
                 match intake::agreement(&self.book, &link.region, &object) {
                     Ok(None) => {}

@@ -120,6 +120,7 @@ impl Linkage {
                 authority_certificate: vec![1],
                 endpoint: String::new(),
                 outline: Outline::default(),
+                former_keys: Vec::new(),
             };
             (region.region_id.clone(), region)
         });
@@ -156,6 +157,7 @@ impl Linkage {
         Book {
             signing: signing(REGIONS[index]),
             sealing: sealing(REGIONS[index]),
+            sealing_beside: Vec::new(),
             trust: Arc::clone(&self.trust),
             agreements: of_region
                 .map(|of| ((of.agreement.agreement_id, of.agreement.version), of.clone()))

@@ -341,6 +341,7 @@ fn listed() -> directory_pb::Region {
         authority_certificate: Bytes::from_static(b"der"),
         endpoint: "host:7443".into(),
         outline: vec![ring()],
+        key_changes: Vec::new(),
     }
 }
 

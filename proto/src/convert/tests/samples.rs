@@ -486,6 +486,7 @@ prop_compose! {
         Region {
             region_id, level, codes, name_zh, name_en, superior, signing_key, sealing_key,
             authority_certificate, endpoint: endpoint.to_owned(), outline,
+            former_keys: Vec::new(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use cli::authority::{self, Authority};
+use cli::linkage::hex;
 use cli::{cut, explain};
 use domain::directory::{Directory, Gateway, Region};
 use domain::freshness::{Cut, Freshness, Member};
@@ -12,6 +13,7 @@ use proto::directory::v1::TrustSet;
 use proto::kernel::v1::SignedObject;
 use runtime::ErrorChain;
 use runtime::clock::{SystemClock, SystemEntropy};
+use seal::key::key_fingerprint;
 use seal::trust::Trust;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,7 +44,10 @@ pub(super) enum Word {
         /// Show it to every gateway of the directory
         #[arg(long)]
         push: bool,
-        /// Cards that `region init` and `gateway init` wrote
+        /// Take cards with other keys than are listed, also where nothing leads from these to those
+        #[arg(long)]
+        replace: bool,
+        /// Cards that `region init`, `region rotate` and `gateway init` wrote
         cards: Vec<PathBuf>,
     },
     /// Lets a county list its own townships, by `region publish`
@@ -112,6 +117,9 @@ pub(super) struct Revoke {
     /// What was taken of it before it was revoked is believed after all
     #[arg(long, conflicts_with_all = ["gateway", "cut", "cut_at_start"])]
     lift_cut: bool,
+    /// A key that the region had before and not its present one: SHA-256 of it in hex, as `authority show` prints it
+    #[arg(long, value_name = "SHA256", conflicts_with_all = ["gateway", "cut", "cut_at_start", "lift_cut"])]
+    former_key: Option<String>,
     /// Show it to every gateway of the directory
     #[arg(long)]
     push: bool,
@@ -125,6 +133,9 @@ impl Revoke {
             let gateway = self.gateway.clone().map(Member::Gateway);
             return signer.revoke(gateway.context("name a region or a gateway")?, now);
         };
+        if let Some(former) = &self.former_key {
+            return signer.revoke_former(region, former, now);
+        }
         match (self.cut.as_slice(), self.cut_at_start, self.lift_cut) {
             ([], false, false) => signer.revoke(Member::Region(region.clone()), now),
             ([], true, _) => signer.cut(region, Some(Cut::new()), now),
@@ -143,10 +154,11 @@ pub(super) async fn run(word: Word) -> Result<()> {
         Word::Init { dir, linkage } => {
             authority::init(&dir, &linkage, now, &SystemEntropy).map(drop)
         }
-        Word::Publish { dir, agreements, townships, push, cards } => {
+        Word::Publish { dir, agreements, townships, push, replace, cards } => {
             let mut signer = Authority::open(&dir, now)?;
             if !cards.is_empty() {
                 let (regions, gateways) = read_cards(&cards)?;
+                tell_changes(signer.trust(), &regions, replace)?;
                 signer = signer.publish(regions, gateways, SystemClock.now())?;
             }
             for path in townships {
@@ -185,6 +197,20 @@ pub(super) async fn run(word: Word) -> Result<()> {
 fn read_object(path: &Path, what: &str) -> Result<SignedObject> {
     SignedObject::decode(read(path)?.as_slice())
         .with_context(|| format!("{} is no {what}", path.display()))
+}
+
+/// Prints whose keys change.
+#[expect(clippy::print_stdout, reason = "what is printed is what the command is for")]
+pub(super) fn tell_changes(trust: &Trust, cards: &[Region], replace: bool) -> Result<()> {
+    match authority::key_changes(trust, cards) {
+        Err(error) if !replace => return Err(error),
+        changed => {
+            for region in changed.unwrap_or_default() {
+                println!("{region}: changes keys 换钥");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What `region init` and `gateway init` ask to be listed.
@@ -235,6 +261,10 @@ fn print(dir: &Path) -> Result<()> {
     for region in directory.regions.values() {
         let state = if trust.is_revoked(region) { "REVOKED" } else { "" };
         println!("region {} {} {state}", region.region_id, region.name_zh);
+        for former in &region.former_keys {
+            let key = hex(&key_fingerprint(&former.signing_key));
+            println!("former key of {} {key} until {}", region.region_id, time(former.changed_at));
+        }
     }
     let revocations = trust.freshness.iter().flat_map(|freshness| &freshness.revocations);
     for revocation in revocations {

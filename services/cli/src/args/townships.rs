@@ -1,6 +1,6 @@
 //! `wuling region publish`: the townships that a county lists itself.
 
-use super::authority::{read_cards, show_all};
+use super::authority::{read_cards, show_all, tell_changes};
 use super::write;
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -31,15 +31,20 @@ pub(super) struct Publish {
     /// Show it to every gateway of the directory
     #[arg(long)]
     push: bool,
-    /// Cards that `region init` wrote
+    /// Take cards with other keys than are listed, also where nothing leads from these to those
+    #[arg(long)]
+    replace: bool,
+    /// Cards that `region init` and `region rotate` wrote
     cards: Vec<PathBuf>,
 }
 
 #[expect(clippy::print_stdout, reason = "what is printed is what the command is for")]
 pub(super) async fn publish(words: Publish) -> Result<()> {
-    let Publish { data, region, remove, anew, out, push, cards } = words;
+    let Publish { data, region, remove, anew, out, push, replace, cards } = words;
     let (regions, gateways) = read_cards(&cards)?;
     ensure!(gateways.is_empty(), "gateways are listed by the authority");
+    let trust = linkage::read_trust(&data, SystemClock.now())?;
+    tell_changes(&trust, &regions, replace)?;
     let change = linkage::Townships { put: regions, remove, anew };
     let (object, trust) = linkage::list_townships(&data, &region, change, SystemClock.now())?;
     if let Some(out) = out {

@@ -158,6 +158,7 @@ fn directory() -> Result<Directory> {
             authority_certificate: Vec::new(),
             endpoint: String::new(),
             outline: outline_of(id)?,
+            former_keys: Vec::new(),
         };
         regions.insert(region_id, region);
     }

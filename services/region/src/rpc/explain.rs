@@ -217,9 +217,11 @@ fn parked(region: &Hosted, receipt: &ReceiptRow) -> Vec<(u64, Reason)> {
     }
     let object = kernel::SignedObject::decode(receipt.signed.clone()).ok();
     let book = region.book();
-    let key = book.find_region(&receipt.party).map(|party| party.signing_key);
-    let read =
-        object.zip(key).and_then(|(object, key)| signed::Receipt::verify(&object, &key).ok());
+    let party = book.find_region(&receipt.party);
+    let read = object.zip(party).and_then(|(object, party)| {
+        let key = book.trust.key_lasting(party, signed::key_id_of(&object));
+        signed::Receipt::verify(&object, &key).ok()
+    });
     read.map(|receipt| receipt.parked).unwrap_or_default()
 }
 

@@ -357,6 +357,7 @@ async fn found(data: &std::path::Path, region: &RegionId, now: Timestamp) -> Reg
         authority_certificate: authority.certificate_der().to_vec(),
         endpoint: String::new(),
         outline: Outline::default(),
+        former_keys: Vec::new(),
     }
 }
 

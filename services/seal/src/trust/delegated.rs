@@ -6,7 +6,7 @@
 //! everywhere. What the authority lists itself it may list at any time, so there only the one township is passed
 //! over: its county's other townships must not fall with it.
 
-use super::{Trust, TrustError, unsigned};
+use super::{Trust, TrustError, keys, unsigned};
 use crate::key::sha256;
 use crate::{signed, tag};
 use domain::directory::{DelegatedDirectory, Directory, Region};
@@ -92,9 +92,10 @@ impl Trust {
         if self.is_revoked(listed) {
             return Err(TrustError::CountyRevoked(county));
         }
-        let (tag, key) = (tag::DELEGATED_DIRECTORY, &listed.signing_key);
-        let body =
-            signed::verify_one(&object, tag, county.as_str(), key).map_err(unsigned(PART))?;
+        // A list counts until the next, also where the county has changed its keys since.
+        let key = self.key_lasting(listed, signed::key_id_of(&object));
+        let (tag, signer) = (tag::DELEGATED_DIRECTORY, county.as_str());
+        let body = signed::verify_one(&object, tag, signer, &key).map_err(unsigned(PART))?;
         let part = proto::convert::directory::decode_delegated(body)
             .map_err(|source| TrustError::Malformed { what: PART, source })?;
         if part.linkage_id != *linkage_id {
@@ -119,6 +120,9 @@ impl Trust {
         }
         let own = part.regions.into_values();
         let own: Vec<_> = own.filter(|region| !regions.contains_key(&region.region_id)).collect();
+        for region in &own {
+            keys::verify(linkage_id, region)?;
+        }
         let townships = own.iter().map(|region| region.region_id.clone()).collect();
         Ok(Part { county, head, townships, regions: own, signed: object })
     }

@@ -25,10 +25,10 @@ const THIRD: &str = "laifeng";
 
 /// What the authority says in a test.
 #[derive(Clone)]
-struct Word {
+pub(crate) struct Word {
     version: u64,
     minutes: i64,
-    listed: Vec<Region>,
+    pub(crate) listed: Vec<Region>,
     delegations: BTreeMap<RegionId, u32>,
     named: BTreeMap<RegionId, DelegatedHead>,
     revoked: Vec<&'static str>,
@@ -38,7 +38,7 @@ fn id(slug: &str) -> RegionId {
     region(slug).id
 }
 
-fn listed(slug: &str, superior: Option<&str>) -> Region {
+pub(crate) fn listed(slug: &str, superior: Option<&str>) -> Region {
     let keys = region(slug);
     Region {
         region_id: keys.id,
@@ -52,19 +52,20 @@ fn listed(slug: &str, superior: Option<&str>) -> Region {
         authority_certificate: vec![1],
         endpoint: String::new(),
         outline: Outline::default(),
+        former_keys: Vec::new(),
     }
 }
 
-fn root() -> [u8; 32] {
+pub(crate) fn root() -> [u8; 32] {
     region("root").signing.public()
 }
 
-fn linkage() -> LinkageId {
+pub(crate) fn linkage() -> LinkageId {
     LinkageId::parse("wuling").unwrap()
 }
 
 impl Word {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             version: 1,
             minutes: 0,
@@ -94,7 +95,7 @@ impl Word {
         NOW.plus_millis(self.minutes * 60_000)
     }
 
-    fn set(&self, parts: &[&SignedObject]) -> TrustSet {
+    pub(crate) fn set(&self, parts: &[&SignedObject]) -> TrustSet {
         let [root, key, fresh] =
             ["root", "directory", "freshness"].map(|name| region(name).signing);
         let vouched = DirectoryKey {

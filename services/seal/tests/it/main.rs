@@ -5,6 +5,7 @@
 
 mod delegated;
 mod fixture;
+mod rotation;
 mod segment;
 mod signed;
 mod vectors;

@@ -190,6 +190,7 @@ fn listed(freshness_key: [u8; 32]) -> Directory {
             authority_certificate: b"a certificate".to_vec(),
             endpoint: String::new(),
             outline: Outline::default(),
+            former_keys: Vec::new(),
         };
         (keys.id, listed)
     });
