@@ -8,6 +8,7 @@ use crate::trust::{HEARD, open, publish, report, trust_of};
 use crate::verify::findings;
 use cli::authority::Authority;
 use cli::linkage::hex;
+use cli::phone::Phone;
 use domain::kernel::Role;
 use domain::operation::Change;
 use seal::key::key_fingerprint;
@@ -64,35 +65,56 @@ fn assert_nothing_refused(world: &World) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn keys_change_under_load_and_a_former_key_that_is_revoked_is_worth_nothing() {
-    let mut world = World::start().await;
+/// Changes A's keys twice under load, the second time while its neighbour is away: all arrives once and in order.
+async fn rotate_twice(world: &mut World, desk_b: &Phone) -> Authority {
     let phone = world.enrol(A, Role::Patroller, "phone").await;
     let desk_a = world.enrol(A, Role::DutyOfficer, "desk").await;
-    let desk_b = world.enrol(B, Role::DutyOfficer, "desk").await;
     let watcher = Watcher::start(desk_b.channel().clone());
     let acked = world.path("acked");
     let mut pusher = Pusher::start(phone, &acked, BATCHES, BATCH_SIZE);
 
     // With all lines open.
     pusher.reached(RECORDS / 6, WHOLE).await;
-    let first = rotate(&world).await;
-    heard(&world, "b", &first).await;
+    let first = rotate(world).await;
+    heard(world, "b", &first).await;
     let soon = pusher.reached(1, WHOLE).await + RECORDS / 6;
     pusher.reached(soon.min(RECORDS), WHOLE).await;
-    // And once more while the neighbour is away: segments under the key of before wait for it at the gateway.
+    // Segments under the key of before wait for the neighbour at the gateway.
     world.b.stop().await;
     let soon = pusher.reached(1, WHOLE).await + RECORDS / 6;
     pusher.reached(soon.min(RECORDS), WHOLE).await;
-    let second = rotate(&world).await;
+    let second = rotate(world).await;
     pusher.finish(WHOLE).await;
     world.b.restart().await;
-    heard(&world, "b", &second).await;
+    heard(world, "b", &second).await;
     assert_eq!(converged(desk_a.channel(), desk_b.channel(), WHOLE).await, RECORDS as u64);
     until("all is shown", ARRIVES, async || watcher.count() >= RECORDS).await;
     let acked = AckLog::read(&acked, 0).into_iter().map(|ack| (ack.record, ack.revision));
     assert_eq!(faults(&acked.collect(), &watcher.seen(0)), Vec::<String>::new());
-    assert_nothing_refused(&world);
+    assert_nothing_refused(world);
+    second
+}
+
+/// A card with other keys and nothing that leads to them is not published by mistake.
+fn assert_no_change_without_a_chain(world: &World, signer: &Authority) {
+    let [authority, card] =
+        ["authority", "forged.card"].map(|name| world.path(name).display().to_string());
+    let mut forged = signer.trust().authority_directory().unwrap();
+    forged.regions.retain(|id, _| *id == region(A));
+    forged.gateways.clear();
+    let own = forged.regions.get_mut(&region(A)).unwrap();
+    (own.signing_key, own.former_keys) = ([7; 32], Vec::new());
+    std::fs::write(&card, proto::convert::directory::encode(&forged)).unwrap();
+    let refused = wuling(&["authority", "publish", "--dir", &authority, &card]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("no change that leads"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_change_under_load_and_a_former_key_that_is_revoked_is_worth_nothing() {
+    let mut world = World::start().await;
+    let desk_b = world.enrol(B, Role::DutyOfficer, "desk").await;
+    let second = rotate_twice(&mut world, &desk_b).await;
     let listed = &second.trust().directory.regions[&region(A)];
     assert_eq!(listed.former_keys.len(), 2);
     world.stop().await;
@@ -103,23 +125,12 @@ async fn keys_change_under_load_and_a_former_key_that_is_revoked_is_worth_nothin
         process.restart().await;
     }
 
-    // A card with other keys and nothing that leads to them is not published by mistake.
-    let [authority, card] =
-        ["authority", "forged.card"].map(|name| world.path(name).display().to_string());
-    let mut forged = second.trust().authority_directory().unwrap();
-    forged.regions.retain(|id, _| *id == region(A));
-    forged.gateways.clear();
-    let own = forged.regions.get_mut(&region(A)).unwrap();
-    (own.signing_key, own.former_keys) = ([7; 32], Vec::new());
-    std::fs::write(&card, proto::convert::directory::encode(&forged)).unwrap();
-    let refused = wuling(&["authority", "publish", "--dir", &authority, &card]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("no change that leads"), "{said}");
-
+    assert_no_change_without_a_chain(&world, &second);
     // The key between is revoked: what was agreed under the one before it goes on.
     let mut phone = world.enrol(A, Role::Patroller, "last").await;
     let revoke = |former: usize| {
         let key = hex(&key_fingerprint(&listed.former_keys[former].signing_key));
+        let authority = world.path("authority").display().to_string();
         let words = ["authority", "revoke", "--dir", &authority, "--region", A, "--former-key"];
         done(&[&words[..], &[key.as_str()]].concat());
         open(&world)
