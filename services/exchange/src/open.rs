@@ -256,7 +256,7 @@ impl Reader<'_> {
                 if offer.sealed_sha256 != seal::key::sha256(&sealed) {
                     return Err(Reason::EntryUnreadable);
                 }
-                let open = |key| transfer::open(&book.region, key, enc.clone(), &sealed);
+                let open = |key| transfer::open(&book.region, key, enc, &sealed);
                 let opened = book.openers().find_map(open);
                 let bytes = Bytes::from(opened.ok_or(Reason::EntryUnreadable)?);
                 let record = kernel::Record::decode(bytes.clone());
