@@ -160,6 +160,15 @@ pub fn key_id_of(object: &SignedObject) -> &[u8] {
     object.signatures.first().map_or(&[], |signature| &signature.key_id)
 }
 
+/// Whether the first signatures of two encoded objects claim the same key.
+pub fn is_same_key(one: &[u8], other: &[u8]) -> bool {
+    let claimed = |encoded| {
+        let object = SignedObject::decode(encoded).ok()?;
+        Some(Bytes::copy_from_slice(key_id_of(&object)))
+    };
+    claimed(one) == claimed(other)
+}
+
 /// Decodes the body of an object that one region signed for itself.
 fn verify_own<M: Message + Default>(
     object: &SignedObject,

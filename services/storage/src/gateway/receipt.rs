@@ -83,8 +83,13 @@ pub(super) fn keep(
     };
     let number = *number;
     let key = (number, receipt.party.clone());
-    if state.memory.receipts.get(&key).is_some_and(|held| held.seq >= receipt.position.seq) {
-        return Ok(ReceiptVerdict::Known);
+    let held = state.memory.receipts.get(&key);
+    if held.is_some_and(|held| held.seq >= receipt.position.seq) {
+        let again = held == Some(&receipt.position) && renew(conn, number, receipt)?;
+        if again {
+            state.pending.receipts.push(receipt.clone());
+        }
+        return Ok(if again { ReceiptVerdict::Newer } else { ReceiptVerdict::Known });
     }
     conn.prepare_cached(
         "INSERT INTO receipt (stream_no, party, seq, h, received_at, signed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -109,4 +114,21 @@ pub(super) fn keep(
     segment::drop_through(conn, number, all_have)?;
     state.pending.receipts.push(receipt.clone());
     Ok(ReceiptVerdict::Newer)
+}
+
+/// Keeps a receipt that says the same as the one held, under another key: the one before is not believed for ever. Tells
+/// whether it was kept.
+fn renew(conn: &Connection, number: i64, receipt: &GatewayReceipt) -> rusqlite::Result<bool> {
+    let place = (number, receipt.party.as_str());
+    let held: Vec<u8> = conn
+        .prepare_cached("SELECT signed FROM receipt WHERE stream_no = ?1 AND party = ?2")?
+        .query_row(place, |row| row.get(0))?;
+    if seal::signed::is_same_key(&held, &receipt.signed) {
+        return Ok(false);
+    }
+    conn.prepare_cached(
+        "UPDATE receipt SET signed = ?3, received_at = ?4 WHERE stream_no = ?1 AND party = ?2",
+    )?
+    .execute((place.0, place.1, receipt.signed.as_ref(), receipt.now.micros()))?;
+    Ok(true)
 }

@@ -47,11 +47,15 @@ impl World {
     }
 
     async fn receipt(&self, party: &str, seq: u64) -> ReceiptVerdict {
+        self.receipt_as(party, seq, Bytes::from_static(b"signed")).await
+    }
+
+    async fn receipt_as(&self, party: &str, seq: u64, signed: Bytes) -> ReceiptVerdict {
         let receipt = GatewayReceipt {
             stream: of(),
             party: slug(party),
             position: place(&of(), seq),
-            signed: Bytes::from_static(b"signed"),
+            signed,
             recipients: recipients(),
             now: NOW,
         };
@@ -253,4 +257,24 @@ async fn a_store_of_another_gateway_is_refused() {
     let other = GatewayId::parse("gw2").unwrap();
     let opened = Store::open(&world.dir.path().join("gateway.sqlite"), &other).await;
     assert!(matches!(opened, Err(OpenError::WrongOwner { .. })));
+}
+
+#[tokio::test]
+async fn a_receipt_that_says_the_same_under_another_key_takes_the_place_of_the_one_before() {
+    let world = World::new().await;
+    world.put(1, 3).await;
+    // Encoded signed objects: a body, and a signature that names nothing but its key.
+    let signed = |key: u8, body: u8| {
+        let signature = [&[0x12, 8][..], &[key; 8]].concat();
+        Bytes::from([&[0x0a, 1, body, 0x12, 10][..], &signature].concat())
+    };
+    let held = async || world.store.list_receipts().await.unwrap().remove(0).signed;
+    assert_eq!(world.receipt_as("daluba", 2, signed(1, 1)).await, ReceiptVerdict::Newer);
+    assert_eq!(world.receipt_as("daluba", 2, signed(1, 2)).await, ReceiptVerdict::Known);
+    assert_eq!(held().await, signed(1, 1));
+    assert_eq!(world.receipt_as("daluba", 2, signed(2, 3)).await, ReceiptVerdict::Newer);
+    assert_eq!(held().await, signed(2, 3));
+    // One that says less is of before, whoever signed it.
+    assert_eq!(world.receipt_as("daluba", 1, signed(3, 4)).await, ReceiptVerdict::Known);
+    assert_eq!(held().await, signed(2, 3));
 }
